@@ -1,0 +1,20 @@
+"""Suites and reports: figures with intervals, and their writing for programs, for the page and for the terminal."""
+
+from promedical_jax.bench.intervals import Interval, bootstrap, bootstrap_ratio, wilson
+from promedical_jax.bench.report import Example, ExampleAnswer, ExampleRow, PolicyFigures, Report, RewardModelFigures, read_metrics, read_report, write_report
+
+__all__ = [
+    "Example",
+    "ExampleAnswer",
+    "ExampleRow",
+    "Interval",
+    "PolicyFigures",
+    "Report",
+    "RewardModelFigures",
+    "bootstrap",
+    "bootstrap_ratio",
+    "read_metrics",
+    "read_report",
+    "wilson",
+    "write_report",
+]

@@ -1,0 +1,80 @@
+"""How sure a figure is: 95 % intervals over cases.
+
+The case is the unit that is drawn at random: answers to one instruction, and criteria of one answer, resemble each other, so an
+interval over answers or criteria would be too narrow. Every function here therefore takes one entry per case and resamples whole cases.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from math import sqrt
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+Z95 = 1.959963984540054  # the normal quantile that leaves 2.5 % on either side
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its 95 % interval, low <= mean <= high, in the unit of the figure. All three are NaN where there was nothing to measure."""
+
+    mean: float
+    low: float
+    high: float
+
+    def as_dict(self) -> dict[str, float]:
+        return asdict(self)
+
+
+NOTHING = Interval(float("nan"), float("nan"), float("nan"))
+
+
+def bootstrap(values: Sequence[float] | ArrayLike, seed: int = 0, n: int = 1000) -> Interval:
+    """Percentile bootstrap of the mean of `values` [cases] (Efron 1979), from `n` resamples; NaN entries (abstained cases) are left out.
+
+    Values that are all alike would resample to a point, as if five safe answers of five proved safety: where they can be shares (in [0, 1])
+    the Wilson interval of that share takes over. The same seed gives the same interval.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1:
+        raise ValueError(f"values must have one entry per case, got an array of shape {array.shape}")
+    return bootstrap_ratio(array, np.ones_like(array), seed, n)
+
+
+def bootstrap_ratio(hits: Sequence[float] | ArrayLike, trials: Sequence[float] | ArrayLike, seed: int = 0, n: int = 1000) -> Interval:
+    """As `bootstrap`, for sum(hits) / sum(trials), both [cases]: an accuracy over all judgements when cases hold unequal numbers of them.
+
+    Cases without a trial, or with NaN in either array, are left out.
+    """
+    over, under = np.asarray(hits, dtype=np.float64), np.asarray(trials, dtype=np.float64)
+    if over.shape != under.shape or over.ndim != 1:
+        raise ValueError(f"hits and trials must both have one entry per case, got shapes {over.shape} and {under.shape}")
+    if n < 1:
+        raise ValueError(f"n is the number of resamples and must be at least 1, got {n}")
+    kept = np.isfinite(over) & (under > 0)
+    over, under = over[kept], under[kept]
+    if over.size == 0:
+        return NOTHING
+    mean = float(over.sum() / under.sum())
+    shares = over / under
+    if np.ptp(shares) <= 1e-12:
+        return wilson(mean * over.size, over.size) if 0 <= mean <= 1 else Interval(mean, mean, mean)
+    rng = np.random.default_rng(seed)
+    resampled = np.empty(n)
+    for i in range(n):  # one resample at a time: memory stays that of the values, however many cases there are
+        rows = rng.integers(over.size, size=over.size)
+        resampled[i] = over[rows].sum() / under[rows].sum()
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return Interval(mean, min(float(low), mean), max(float(high), mean))
+
+
+def wilson(successes: float, n: int) -> Interval:
+    """Wilson's score interval of a share (Wilson 1927): `successes` of `n` independent trials. It never is a point and never leaves [0, 1]."""
+    if n == 0:
+        return NOTHING
+    if n < 0 or not 0 <= successes <= n:
+        raise ValueError(f"successes must lie between 0 and n, got {successes} of {n}")
+    share = successes / n
+    centre = (share + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
+    half = Z95 * sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2)) / (1 + Z95**2 / n)
+    return Interval(share, min(max(0.0, centre - half), share), max(min(1.0, centre + half), share))

@@ -1,0 +1,82 @@
+"""A policy on cases: its sampled answers, judged, and the figures made of them. Judges are functions of (case, text); truth is one of them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from promedical_jax.bench.intervals import Interval, bootstrap
+from promedical_jax.bench.report import Example, ExampleAnswer, PolicyFigures
+from promedical_jax.data.batches import evaluation_batches, to_devices, to_host
+from promedical_jax.data.encode import Encoded, Sizes, stop_token
+from promedical_jax.model.qwen3 import Params, Qwen3Config
+from promedical_jax.rollout import sample
+from promedical_jax.rubric import Case, Scores, Tier, Verdict, score
+from promedical_jax.rubric.scores import win_points
+
+Judge = Callable[[Case, str], Sequence[Verdict]]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One case with G sampled answers: their texts, lengths in tokens, verdicts in the rubric's order, and scores [G]."""
+
+    case: Case
+    texts: tuple[str, ...]
+    lengths: tuple[int, ...]
+    verdicts: tuple[tuple[Verdict, ...], ...]
+    scores: Scores
+
+
+def answer_cases(params: Params, config: Qwen3Config, tokenizer: Any, cases: Sequence[Encoded], sizes: Sizes, judge: Judge, *, answers: int, answer_tokens: int,
+                 batch: int, seed: int = 0, temperature: float = 1.0, dtype: jnp.dtype = jnp.float32) -> list[Answered]:
+    """Samples `answers` of each case and judges them. The draws depend on (seed, case, sample), so two policies are compared on the same luck."""
+    done = []
+    for indices, arrays in evaluation_batches(cases, sizes, batch):
+        placed = to_devices({name: arrays[name] for name in ("prompt", "prompt_length", "case")})
+        rollout = sample(params, config, placed["prompt"], placed["prompt_length"], jax.random.key(seed), placed["case"], answers=answers,
+                         answer_tokens=answer_tokens, stop=stop_token(tokenizer), temperature=temperature, dtype=dtype)
+        tokens, lengths, finished = (to_host(x) for x in (rollout.tokens, rollout.lengths, rollout.finished))
+        for row, i in enumerate(indices):
+            case = cases[i].case
+            texts = tuple(tokenizer.decode(tokens[row, g, : lengths[row, g] - int(finished[row, g])]) for g in range(answers))
+            verdicts = tuple(tuple(judge(case, text)) for text in texts)
+            satisfied = [[c.satisfied(v) for c, v in zip(case.rubric.criteria, said, strict=True)] for said in verdicts]
+            done.append(Answered(case, texts, tuple(map(int, lengths[row])), verdicts, score(case.rubric.criteria, satisfied)))
+    return done
+
+
+def figures(answered: Sequence[Answered]) -> PolicyFigures:
+    """Means over cases of each case's mean over its answers, with 95 % bootstrap intervals over cases. S2 is the share of the bonus criteria met."""
+
+    def bonus(one: Answered) -> float:
+        available = sum(c.tier is Tier.EXCELLENCE for c in one.case.rubric.criteria)
+        return float(one.scores.s2.mean() / available) if available else np.nan
+
+    return PolicyFigures(
+        s1=bootstrap([float(np.nanmean(one.scores.s1)) if one.scores.judged.any() else np.nan for one in answered]),
+        s2=bootstrap([bonus(one) for one in answered]),
+        safe=bootstrap([float(one.scores.clean.mean()) for one in answered]),
+        length=bootstrap([float(np.mean(one.lengths)) for one in answered]),
+        n_cases=len(answered),
+        n_answers=sum(len(one.texts) for one in answered),
+    )
+
+
+def win_rate(ours: Sequence[Answered], theirs: Sequence[Answered]) -> Interval:
+    """Share of pairs (our answer g, their answer g to the same case) that we win by the lexicographic order, ties counted half."""
+    points = [win_points(a.scores, b.scores) for a, b in zip(ours, theirs, strict=True)]
+    return bootstrap([float(np.nanmean(p)) if np.isfinite(p).any() else np.nan for p in points])
+
+
+def examples(base: Sequence[Answered], aligned: Sequence[Answered], count: int) -> tuple[Example, ...]:
+    """The first answers of both to cases spread over the set: chosen by position, not by outcome."""
+    chosen = np.unique(np.linspace(0, len(base) - 1, min(count, len(base))).astype(int))
+    return tuple(Example.of(base[i].case, _shown(base[i]), _shown(aligned[i]), base[i].verdicts[0], aligned[i].verdicts[0]) for i in chosen)
+
+
+def _shown(one: Answered) -> ExampleAnswer:
+    return ExampleAnswer(text=one.texts[0], s1=float(one.scores.s1[0]), s2=float(one.scores.s2[0]), s3=float(one.scores.s3[0]))

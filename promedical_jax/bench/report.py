@@ -1,0 +1,218 @@
+"""What a run found, as one record; and its writing as report.json (for programs) and report.html (for people)."""
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+from pydantic import BeforeValidator, Field, model_validator
+
+from promedical_jax.bench.intervals import Interval, bootstrap_ratio
+from promedical_jax.errors import InputError
+from promedical_jax.rubric.case import Case, Message, Polarity, Record, Tier, Verdict
+
+STAGES = ("sft", "rm", "grpo")  # the folders of a run whose metrics.jsonl the page plots, in the order in which they run
+
+
+def _null_is_nan(value: Any) -> Any:
+    """JSON has no NaN: it is written as null, and null is read back as NaN."""
+    if isinstance(value, dict):
+        return {name: math.nan if part is None else part for name, part in value.items()}
+    return math.nan if value is None else value
+
+
+Number = Annotated[float, BeforeValidator(_null_is_nan)]
+Figure = Annotated[Interval, BeforeValidator(_null_is_nan)]
+
+
+class PolicyFigures(Record):
+    """One policy on the held-out cases: means over cases (each case the mean over its answers) with 95 % intervals over cases.
+
+    s1: S1, in [0, 1]. s2: the share of the excellence criteria that are met, in [0, 1]. safe: the share of answers with S3 = 0.
+    length: tokens of an answer.
+    """
+
+    s1: Figure
+    s2: Figure
+    safe: Figure
+    length: Figure
+    n_cases: Annotated[int, Field(ge=0)]
+    n_answers: Annotated[int, Field(ge=0)]
+
+
+class RewardModelFigures(Record):
+    """Held-out accuracy of the reward model's verdicts, per tier and overall, beside the majority class, the score of always saying the same."""
+
+    accuracy: dict[Tier, Figure]
+    majority: dict[Tier, Number]
+    counts: dict[Tier, int]
+    overall: Figure
+    overall_majority: Number
+
+    @model_validator(mode="after")
+    def _same_tiers(self) -> Self:
+        if not set(self.accuracy) == set(self.majority) == set(self.counts):
+            raise ValueError("accuracy, majority and counts must name the same tiers")
+        return self
+
+    @classmethod
+    def of(cls, cases: Sequence[str], tiers: Sequence[Tier], truth: ArrayLike, predicted: ArrayLike, seed: int = 0) -> Self:
+        """From judgements [N]: the case id and tier of each, and whether its text holds, in truth and as predicted (bool).
+
+        Tiers without judgements are left out. The majority class is that of the same judgements, so it is the best that a constant can do.
+        """
+        names, tier, said = np.asarray(cases, dtype=object), np.asarray(tiers, dtype=object), np.asarray(truth, dtype=bool)
+        right = np.asarray(predicted, dtype=bool) == said
+        if not len(names) == len(tier) == len(said) == len(right):
+            raise ValueError(f"cases, tiers, truth and predicted differ in length: {len(names)}, {len(tier)}, {len(said)}, {len(right)}")
+        case = np.unique(names.astype(str), return_inverse=True)[1]
+
+        def accuracy(rows: np.ndarray) -> Interval:
+            return bootstrap_ratio(np.bincount(case[rows], right[rows]), np.bincount(case[rows]), seed)
+
+        def majority(rows: np.ndarray) -> float:
+            return float(max(said[rows].mean(), 1 - said[rows].mean())) if rows.any() else math.nan
+
+        of_tier = {t: rows for t in Tier if (rows := np.array([t == other for other in tier], dtype=bool)).any()}
+        everything = np.ones(len(said), dtype=bool)
+        return cls(
+            accuracy={t: accuracy(rows) for t, rows in of_tier.items()},
+            majority={t: majority(rows) for t, rows in of_tier.items()},
+            counts={t: int(rows.sum()) for t, rows in of_tier.items()},
+            overall=accuracy(everything),
+            overall_majority=majority(everything),
+        )
+
+
+class ExampleAnswer(Record):
+    """An answer with its scores: S1 in [0, 1] (NaN if it abstained), S2 the number of excellence criteria met, S3 the number of safety criteria violated."""
+
+    text: str
+    s1: Number
+    s2: Number
+    s3: Number
+
+
+class ExampleRow(Record):
+    """One criterion of the rubric and what was said of the two answers."""
+
+    criterion: str
+    tier: Tier
+    polarity: Polarity = Polarity.REQUIRED
+    weight: float | None = None
+    base: Verdict
+    aligned: Verdict
+
+
+class Example(Record):
+    """One held-out case answered by both policies."""
+
+    case: str
+    instruction: tuple[Message, ...]
+    base: ExampleAnswer
+    aligned: ExampleAnswer
+    rows: tuple[ExampleRow, ...]
+
+    @classmethod
+    def of(cls, case: Case, base: ExampleAnswer, aligned: ExampleAnswer, base_verdicts: Sequence[Verdict], aligned_verdicts: Sequence[Verdict]) -> Self:
+        """From a case, the two answers and their verdicts in the rubric's order."""
+        rows = tuple(
+            ExampleRow(criterion=c.text, tier=c.tier, polarity=c.polarity, weight=c.weight, base=before, aligned=after)
+            for c, before, after in zip(case.rubric.criteria, base_verdicts, aligned_verdicts, strict=True)
+        )
+        return cls(case=case.id, instruction=case.instruction, base=base, aligned=aligned, rows=rows)
+
+
+class Report(Record):
+    """Everything the report says, except the curves, which stay in the stages' metrics.jsonl.
+
+    command: what to type to get this run again. model: one line, e.g. "Qwen3, 0.9 M parameters". cases: number of cases by split, e.g. {"train": 1000,
+    "held_out": 200}. win_rate: share of held-out cases on which the aligned answer is preferred to the base answer (lexicographic order, ties count 1/2).
+    judge: who gave the verdicts behind `base`, `aligned` and the examples. notes: remarks printed at the top of the page.
+    """
+
+    seed: int
+    command: str
+    versions: dict[str, str]
+    wall_seconds: float
+    model: str
+    cases: dict[str, int]
+    base: PolicyFigures
+    aligned: PolicyFigures
+    win_rate: Figure
+    reward_model: RewardModelFigures
+    examples: tuple[Example, ...] = ()
+    judge: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+Metrics = list[dict[str, float]]  # one row a step: {"step": 3.0, "loss": 0.7, ...}; a name may be missing from some rows
+
+
+def read_metrics(path: Path) -> Metrics:
+    """Read a metrics.jsonl, sorted by step; values that are no numbers are passed over, null is NaN.
+
+    A run that is still writing may leave its last line unfinished: it is left out. InputError names any other line that cannot be read.
+    """
+    rows: Metrics = []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as fault:
+            if number == len(lines) and not line.endswith("\n"):
+                break
+            raise InputError(f"{path}, line {number}: not valid JSON ({fault.msg}); mend or delete the line") from None
+        if not isinstance(row, dict) or not _is_number(row.get("step")):
+            raise InputError(f'{path}, line {number}, field step: missing or not a number; write an object such as {{"step": 1, "loss": 0.5}}')
+        rows.append({name: math.nan if value is None else float(value) for name, value in row.items() if value is None or _is_number(value)})
+    return sorted(rows, key=lambda row: row["step"])
+
+
+def write_report(out: Path, report: Report) -> None:
+    """Write out/report.json and out/report.html, the page with the curves of out/{sft,rm,grpo}/metrics.jsonl where they exist."""
+    from promedical_jax.bench.html import page  # the page is made of this record, so it cannot be imported above
+
+    curves = {stage: read_metrics(out / stage / "metrics.jsonl") for stage in STAGES if (out / stage / "metrics.jsonl").is_file()}
+    texts = {"report.json": report.model_dump_json(indent=2) + "\n", "report.html": page(report, curves)}
+    out.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():  # both are made before either is written
+        _replace(out / name, text)
+
+
+def read_report(path: Path) -> Report:
+    """Read a report.json back."""
+    try:
+        return Report.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file; give the report.json of a finished run") from None
+    except ValueError as fault:
+        raise InputError(f"{path}: not a report of this version ({_first_line(fault)}); run the command that wrote it again") from None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)  # a bool is an int to Python
+
+
+def _first_line(fault: ValueError) -> str:
+    return " ".join(str(fault).splitlines()[:3])
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write beside the target and rename, so that a reader never meets half a file."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(name, 0o644)  # mkstemp gives 0600; a report is for others to read
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise

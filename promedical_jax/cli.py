@@ -1,0 +1,83 @@
+"""The command `promedical`. Commands are named by import path, so that --help loads little more than cyclopts; `commands` says what they do."""
+
+import os
+import re
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError, MissingArgumentError, RepeatArgumentError, UnknownCommandError, UnknownOptionError, UnusedCliTokensError
+
+from promedical_jax import __version__
+from promedical_jax.errors import InputError
+
+COMMANDS = "promedical_jax.commands"
+
+app = App(
+    name="promedical",
+    help="Rubric-based medical alignment in JAX: rubrics, reward models and GRPO in which no skill buys back a safety violation.",
+    version=f"promedical_jax {__version__}",
+    suppress_keyboard_interrupt=False,
+)
+train = App(name="train", help="Train a stage; each key of its YAML recipe is also a flag.", sort_key=2)
+data = App(name="data", help="Make files of cases.", sort_key=4)
+
+app.command(f"{COMMANDS}:quickstart", name="quickstart", help="Run the whole path on the simulated clinic, on any machine, and write a report.", sort_key=1)
+app.command(train)
+app.command(data)
+train.command(f"{COMMANDS}:sft", name="sft", help="Supervised start: imitate the answers of the cases.", sort_key=1)
+train.command(f"{COMMANDS}:rm", name="rm", help="Reward model: learn the verdict on each criterion.", sort_key=2)
+train.command(f"{COMMANDS}:grpo", name="grpo", help="GRPO: improve the policy against the reward model.", sort_key=3)
+data.command(f"{COMMANDS}:import_cases", name="import", help="Read K-QA or HealthBench into cases.")
+data.command(f"{COMMANDS}:clinic", name="clinic", help="Make cases of the simulated clinic, and a small untrained model for them.")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command line (None: the process's own) and returns its exit code: 0, 2 for what the user can mend, 130 for Ctrl-C."""
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it advises to install torch, which we do without
+    try:
+        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except InputError as error:
+        return _refuse(str(error))
+    except CycloptsError as error:
+        return _refuse(_sentence(error))
+    except KeyboardInterrupt:
+        print("stopped; a training run goes on from its last checkpoint when it is started again in the same way", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _refuse(sentence: str) -> int:
+    print(f"error: {sentence}", file=sys.stderr)
+    return 2
+
+
+def _sentence(error: CycloptsError) -> str:
+    """What cyclopts found, in the words that the recipes use."""
+    from promedical_jax.recipe import suggestion
+
+    command = " ".join(["promedical", *(error.command_chain or ())])
+    error.verbose = False
+    match error:
+        case UnknownOptionError():
+            flag = (error.token.keyword or error.token.value).partition("=")[0]
+            known = [name.removeprefix("--") for argument in error.argument_collection for name in argument.names]
+            hint = suggestion(flag.lstrip("-").replace("-", "_"), known, "--")
+            return f"unknown flag '{flag}' of {command}; {hint}"
+        case UnknownCommandError() if error.app is not None:
+            name, known = (error.unused_tokens or [""])[0], [name for name in error.app if not name.startswith("-")]
+            return f"unknown command '{name}'; {suggestion(name, known)} ({', '.join(known)})"
+        case UnusedCliTokensError():
+            return f"{command} has no use for {' '.join(map(repr, error.unused_tokens or ()))}; a value follows its flag, as in --key value"
+        case RepeatArgumentError():
+            return f"{error.token.keyword} is given twice; keep one"
+        case MissingArgumentError() if error.argument is not None:
+            allowed = error.argument.parameter.metavar
+            what = "needs a value" if error.tokens_so_far or error.keyword or error.argument.tokens else "is missing"
+            return f"{error.argument.name} {what}" + (f"; allowed: {allowed}" if allowed else f"; see {command} --help")
+        case _:
+            sentences = re.split(r"[.?] (?=[A-Z])", " ".join(str(error).split()).rstrip(".?"))
+            return "; ".join(sentence[:1].lower() + sentence[1:] for sentence in sentences)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

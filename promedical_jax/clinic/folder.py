@@ -1,0 +1,54 @@
+"""The clinic as files: a folder with training cases, held-out cases and a small untrained model that fits them."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from promedical_jax.clinic.cases import make_cases
+from promedical_jax.clinic.tokenizer import build_tokenizer
+from promedical_jax.errors import InputError
+from promedical_jax.rubric import Case, write_cases
+
+TRAIN, HELD_OUT, MODEL = "train.jsonl", "held_out.jsonl", "model"
+# Small enough to learn the clinic from scratch on two CPU cores: 0.9 M parameters with the clinic's 1,024 tokens.
+SIZES = {"width": 128, "depth": 4, "kv_heads": 2, "query_heads": 2, "head": 32, "feed_forward": 384}
+
+
+def write_clinic(folder: str | Path, train: int, held_out: int, seed: int, replace: bool = False) -> tuple[list[Case], list[Case]]:
+    """Writes `folder`/train.jsonl, /held_out.jsonl and /model (tokenizer and config.json, no weights: training starts from random ones). Returns the cases.
+
+    Everything is made in a folder beside it first. Raises InputError if one of the three exists, unless `replace`; other files are left alone.
+    """
+    folder = Path(folder)
+    present = [str(folder / name) for name in (TRAIN, HELD_OUT, MODEL) if (folder / name).exists()]
+    if present and not replace:
+        raise InputError(f"{present[0]} exists; give --force to replace it, or another --out")
+    cases = make_cases(train, seed), make_cases(held_out, seed, held_out=True)
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    try:
+        write_cases(part / TRAIN, cases[0])
+        write_cases(part / HELD_OUT, cases[1])
+        write_model(part / MODEL)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (TRAIN, HELD_OUT, MODEL):
+            if (folder / name).is_dir():
+                shutil.rmtree(folder / name)
+            os.replace(part / name, folder / name)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written ({error.strerror or error}); check the folder, its permissions and the free space") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return cases
+
+
+def write_model(folder: Path) -> None:
+    """The clinic's tokenizer and a small Qwen3's config.json, as `transformers` reads them."""
+    from promedical_jax.model.hf import hf_config
+    from promedical_jax.model.qwen3 import Qwen3Config
+
+    tokenizer = build_tokenizer()
+    tokenizer.save_pretrained(folder)
+    config = hf_config(Qwen3Config(vocabulary=len(tokenizer), tied=True, **SIZES))
+    special = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    (folder / "config.json").write_text(json.dumps(config | special, indent=2) + "\n")

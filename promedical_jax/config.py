@@ -1,0 +1,100 @@
+"""One typed schema for every recipe. A YAML file holds its keys, and each key is also a flag: `--optimizer.learning_rate 1e-4`.
+
+Unknown keys are refused with the nearest known one; values are checked before anything is loaded or written.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from promedical_jax.rubric import ScalarReward
+
+Positive = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Mesh(Settings):
+    """Devices as fsdp x tp; fsdp -1 takes all that tp leaves."""
+
+    fsdp: int = Field(-1, description="devices that share the batch and the parameters; -1: all that tp leaves")
+    tp: Positive = Field(1, description="devices that share heads, feed-forward and vocabulary")
+
+
+class Optimizer(Settings):
+    """AdamW with a linear warm-up, then a cosine to `final` of the peak."""
+
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-5
+    warmup: Annotated[int, Field(ge=0)] = Field(0, description="steps until the full learning rate")
+    final: Annotated[float, Field(ge=0, le=1)] = Field(0.1, description="share of the learning rate left at the last step")
+    weight_decay: Rate = 0.0
+    b1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    b2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    clip: Annotated[float, Field(gt=0)] = Field(1.0, description="largest global norm of the gradient")
+
+
+class Shapes(Settings):
+    """Static sizes in tokens; null measures the data and rounds up to a multiple of 8. A case that does not fit is an error, never cut."""
+
+    prompt: Positive | None = None
+    answer: Positive | None = None
+    criterion: Positive | None = None
+
+
+class Stage(Settings):
+    """What every training stage needs."""
+
+    out: Path = Field(description="run folder: checkpoints, metrics, the trained model")
+    cases: Path = Field(description="training cases, .jsonl or .parquet")
+    model: Path = Field(description="model folder: HF config.json and tokenizer; with safetensors its weights, without them random ones")
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    steps: Positive = 100
+    batch: Positive = Field(8, description="cases a step, over all devices")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="what matrix products compute in; parameters stay float32")
+    mesh: Mesh = Mesh()
+    optimizer: Optimizer = Optimizer()
+    shapes: Shapes = Shapes()
+    log_every: Positive = 10
+    save_every: Positive = Field(100, description="steps between checkpoints; the last step is always saved")
+
+
+class SftConfig(Stage):
+    """Supervised start: next-token cross-entropy on the answers of the cases."""
+
+
+class RmConfig(Stage):
+    """The criterion-conditioned reward model: Bradley-Terry on answer pairs per criterion, and a binary loss on single verdicts that anchors the zero."""
+
+    held_out: Path | None = Field(None, description="cases to report accuracy on, none of them trained on")
+    pair_weight: Rate = Field(1.0, description="weight of the pairwise loss; the verdict loss has weight 1")
+    calibration: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="share of the training cases kept apart to calibrate the verdicts")
+
+
+class GrpoConfig(Stage):
+    """GRPO against a frozen reward model, with an advantage that keeps the veto."""
+
+    reward_model: Path = Field(description="folder of a trained reward model")
+    answers: Annotated[int, Field(ge=2)] = Field(8, description="G, answers sampled for an instruction")
+    answer_tokens: Positive = Field(256, description="R, the longest answer sampled")
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    kl: Rate = Field(0.04, description="weight of the KL to the model that training started from")
+    clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    clip_high: Annotated[float, Field(gt=0)] = 0.2
+    advantage: Literal["lexicographic", "scalar"] = Field("lexicographic", description="scalar: the published reward, normalised in the group")
+    reward: ScalarReward = ScalarReward()
+
+
+class QuickstartConfig(Settings):
+    """The whole path on the simulated clinic: cases, supervised start, reward model, GRPO, report."""
+
+    out: Path = Field(Path("runs/quickstart"), description="run folder")
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    train_cases: Positive = 1024
+    held_out_cases: Positive = 192
+    sft_steps: Positive = 300
+    rm_steps: Positive = 150
+    grpo_steps: Positive = 60

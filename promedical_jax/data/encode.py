@@ -1,0 +1,130 @@
+"""Cases to token arrays: chat template, criterion template, true lengths, labels. One case becomes one record that every stage reads.
+
+An answer is followed by the end-of-turn token, as the policy must emit it. A criterion is the user's next turn, and the reward model reads its
+score at that turn's last token, the end-of-turn token, which no padding can take the place of.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+
+from promedical_jax.config import Shapes
+from promedical_jax.errors import InputError
+from promedical_jax.rubric import Case, Polarity, Tier, satisfied_matrix
+
+TIER_NUMBER = {tier: number for number, tier in enumerate(Tier)}
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A case's token ids, ragged, and labels[a][k]: the share of raters who say that criterion k holds of answer a, NaN where nobody judged."""
+
+    case: Case
+    prompt: list[int]
+    answers: list[list[int]]
+    criteria: list[list[int]]
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The static shape of the batches of a run: P, A, R, K, C of DESIGN's tree."""
+
+    prompt: int
+    answers: int
+    answer: int
+    criteria: int
+    criterion: int
+
+
+def stop_token(tokenizer: Any) -> int:
+    """The token that ends a turn. Raises InputError for a tokenizer where it is also the padding token: their positions could not be told apart."""
+    if tokenizer.eos_token_id is None or tokenizer.chat_template is None:
+        raise InputError(f"tokenizer {tokenizer.name_or_path}: it has no eos token or no chat template; use the tokenizer of an instruct model")
+    return tokenizer.eos_token_id
+
+
+def encode(case: Case, tokenizer: Any) -> Encoded:
+    """Applies the chat template to the instruction, and tokenises answers and criteria as what follows it."""
+    end = tokenizer.decode([stop_token(tokenizer)])
+    prompt = encode_instruction(case, tokenizer)
+    answers = [tokenizer.encode(answer.text + end, add_special_tokens=False) for answer in case.answers]
+    criteria = [tokenizer.encode(criterion_turn(criterion.text, end), add_special_tokens=False) for criterion in case.rubric.criteria]
+    good = satisfied_matrix(case)
+    forbidden = np.array([criterion.polarity is Polarity.FORBIDDEN for criterion in case.rubric.criteria])
+    return Encoded(case, prompt, answers, criteria, np.where(forbidden, 1 - good, good))
+
+
+def encode_instruction(case: Case, tokenizer: Any) -> list[int]:
+    """The instruction in the chat template, up to where the answer begins. Models that can think are asked not to."""
+    messages = [{"role": message.role, "content": message.content} for message in case.instruction]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+    return tokenizer.encode(text, add_special_tokens=False)
+
+
+def criterion_turn(text: str, end: str) -> str:
+    """The criterion as ChatML's next user turn."""
+    return f"\n<|im_start|>user\n{text}{end}"
+
+
+def measure(encoded: Sequence[Encoded], shapes: Shapes, where: str) -> Sizes:
+    """The sizes that hold every case: those of the recipe, or the data's largest rounded up to a multiple of 8.
+
+    Raises InputError that counts the cases which do not fit the recipe's sizes and names the longest: nothing is cut.
+    """
+    longest = {
+        "prompt": [len(e.prompt) for e in encoded],
+        "answer": [max(map(len, e.answers), default=1) for e in encoded],
+        "criterion": [max(map(len, e.criteria)) for e in encoded],
+    }
+    sizes = {}
+    for name, lengths in longest.items():
+        largest = max(lengths)
+        limit = getattr(shapes, name) or -(-largest // 8) * 8
+        if largest > limit:
+            over = sum(length > limit for length in lengths)
+            case = encoded[int(np.argmax(lengths))].case.id
+            raise InputError(
+                f"{where}: {over} of {len(lengths)} cases have a {name} longer than {limit} tokens (case {case!r} has {largest}); "
+                f"set shapes.{name} to {largest} or more, or take these cases out"
+            )
+        sizes[name] = limit
+    return Sizes(answers=max(max(len(e.answers) for e in encoded), 1), criteria=max(len(e.criteria) for e in encoded), **sizes)
+
+
+def to_arrays(encoded: Encoded, sizes: Sizes) -> dict[str, np.ndarray]:
+    """One case padded on the right to static sizes.
+
+    prompt [P], prompt_length, answers [A, R], answer_lengths [A], criteria [K, C], criterion_lengths [K], tiers [K] (index into Tier),
+    labels [A, K] (NaN where unjudged or padding), case (a number made of the case's id: its draws in sampling depend on it alone).
+    """
+    labels = np.full((sizes.answers, sizes.criteria), np.nan, np.float32)
+    labels[: len(encoded.answers), : len(encoded.criteria)] = encoded.labels
+    tiers = np.zeros(sizes.criteria, np.int32)
+    tiers[: len(encoded.criteria)] = [TIER_NUMBER[criterion.tier] for criterion in encoded.case.rubric.criteria]
+    prompt, prompt_length = pad([encoded.prompt], 1, sizes.prompt)
+    answers, answer_lengths = pad(encoded.answers, sizes.answers, sizes.answer)
+    criteria, criterion_lengths = pad(encoded.criteria, sizes.criteria, sizes.criterion)
+    return {
+        "prompt": prompt[0],
+        "prompt_length": prompt_length[0],
+        "answers": answers,
+        "answer_lengths": answer_lengths,
+        "criteria": criteria,
+        "criterion_lengths": criterion_lengths,
+        "tiers": tiers,
+        "labels": labels,
+        "case": np.int32(crc32(encoded.case.id.encode()) >> 1),
+    }
+
+
+def pad(rows: Sequence[Sequence[int]], count: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ragged rows -> [count, length] padded on the right with 0, and true lengths [count]."""
+    table, lengths = np.zeros((count, length), np.int32), np.zeros(count, np.int32)
+    for i, row in enumerate(rows):
+        table[i, : len(row)] = row
+        lengths[i] = len(row)
+    return table, lengths

@@ -1,0 +1,128 @@
+"""The whole path on the simulated clinic: cases -> supervised start -> reward model -> GRPO -> report, judged by the clinic's truth on held-out cases."""
+
+import platform
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import jax
+from rich.console import Console
+
+from promedical_jax.bench.policy import answer_cases, examples, figures, win_rate
+from promedical_jax.bench.report import Report, read_report, write_report
+from promedical_jax.bench.reward_model import evaluate
+from promedical_jax.bench.tables import print_accuracy, print_report
+from promedical_jax.clinic import verdicts
+from promedical_jax.clinic.folder import HELD_OUT, MODEL, TRAIN, write_clinic
+from promedical_jax.config import GrpoConfig, Optimizer, QuickstartConfig, RmConfig, SftConfig, Shapes
+from promedical_jax.data.encode import measure
+from promedical_jax.errors import InputError
+from promedical_jax.model import hf, qwen3
+from promedical_jax.model.sharding import make_mesh, shardings
+from promedical_jax.recipe import dump
+from promedical_jax.reward import load_reward_model
+from promedical_jax.train import grpo, rm, sft
+from promedical_jax.train.stage import encode_file, load_tokenizer
+
+SHAPES = Shapes(prompt=56, answer=64, criterion=16)  # what every case of the clinic fits
+
+
+def stages(config: QuickstartConfig) -> tuple[SftConfig, RmConfig, GrpoConfig]:
+    """The recipes of the three stages; configs/clinic holds the same ones for `promedical train`."""
+    cases = config.out / "cases"
+    common = {"cases": cases / TRAIN, "seed": config.seed, "batch": 16, "shapes": SHAPES, "save_every": 50}
+    start = SftConfig(out=config.out / "sft", model=cases / MODEL, steps=config.sft_steps,
+                      optimizer=Optimizer(learning_rate=3e-3, warmup=20, weight_decay=0.01), **common)
+    judge = RmConfig(out=config.out / "rm", model=start.out / "model", steps=config.rm_steps, held_out=cases / HELD_OUT,
+                     optimizer=Optimizer(learning_rate=2e-3, warmup=20, weight_decay=0.01), **common)
+    align = GrpoConfig(out=config.out / "grpo", model=start.out / "model", reward_model=judge.out / "model", steps=config.grpo_steps, answer_tokens=56, kl=0.02,
+                       optimizer=Optimizer(learning_rate=5e-4, warmup=5, final=0.3), **(common | {"save_every": 20}))
+    return start, judge, align
+
+
+def run(config: QuickstartConfig) -> Report:
+    """Runs what is not done yet and prints the final table. Writes cases/, sft/, rm/, grpo/, ledger.jsonl, report.json and report.html under `out`.
+
+    Raises InputError if another recipe's run is there: nothing is overwritten.
+    """
+    began = time.monotonic()
+    console = Console(stderr=True)
+    resumed = _claim(config)
+    if (config.out / "report.json").exists():
+        report = read_report(config.out / "report.json")
+        console.print(f"{config.out} holds this run, finished; nothing to do. Another --seed and --out make another one.")
+        _show(config, report)
+        return report
+    if resumed:
+        console.print(f"{config.out} holds this run, unfinished; going on with it")
+    if not (config.out / "cases" / HELD_OUT).exists():
+        write_clinic(config.out / "cases", config.train_cases, config.held_out_cases, config.seed, replace=True)
+    console.print(f"1/5 cases: {config.train_cases:,} to train on, {config.held_out_cases:,} held out, of other conditions in other words")
+    start, judge, align = stages(config)
+    console.print("2/5 supervised start: imitate answers of mixed quality")
+    sft.run(start)
+    console.print("3/5 reward model: learn the verdict on each criterion")
+    rm.run(judge)
+    console.print("4/5 GRPO: improve the answers by the reward model's verdicts, with the veto kept")
+    grpo.run(align, truth=verdicts)
+    console.print("5/5 report: both policies on the held-out cases, judged by the clinic's checker")
+    report = _report(config, start, judge, align, began, resumed)
+    (config.out / "ledger.jsonl").write_bytes((align.out / "ledger.jsonl").read_bytes())
+    write_report(config.out, report)
+    _show(config, report)
+    return report
+
+
+def _claim(config: QuickstartConfig) -> bool:
+    """Whether this recipe's run is in `out` already."""
+    marker, recipe = config.out / "recipe.yaml", dump(config)
+    if marker.exists():
+        if marker.read_text() != recipe:
+            raise InputError(f"{config.out} holds a run of another recipe (see {marker}); choose another --out")
+        return True
+    if config.out.exists() and any(config.out.iterdir()):
+        raise InputError(f"{config.out} is not empty and holds no quickstart; choose another --out")
+    config.out.mkdir(parents=True, exist_ok=True)
+    marker.write_text(recipe)
+    return False
+
+
+def _report(config: QuickstartConfig, start: SftConfig, judge: RmConfig, align: GrpoConfig, began: float, resumed: bool) -> Report:
+    """Both policies and the reward model on the held-out cases."""
+    model = hf.read_config(start.out / "model")
+    tokenizer = load_tokenizer(start.out / "model", model)
+    cases = encode_file(config.out / "cases" / HELD_OUT, tokenizer)
+    sizes = measure(cases, SHAPES, HELD_OUT)
+    with jax.set_mesh(make_mesh()) as _:
+        where = shardings(jax.sharding.get_mesh(), qwen3.axes(model))
+
+        def answered(folder: Path):
+            params = jax.device_put(hf.load(folder, model), where)
+            return answer_cases(params, model, tokenizer, cases, sizes, verdicts, answers=align.answers, answer_tokens=align.answer_tokens, batch=align.batch)
+
+        base, aligned = answered(start.out / "model"), answered(align.out / "model")
+        accuracy = evaluate(load_reward_model(judge.out / "model"), cases, sizes, judge.batch)
+        parameters = sum(x.size for x in jax.tree.leaves(jax.eval_shape(lambda: qwen3.init(model, jax.random.key(0)))))
+    notes = ("The run was interrupted and went on; the wall time is that of its last part.",) if resumed else ()
+    return Report(
+        seed=config.seed,
+        command=f"promedical quickstart --out {config.out} --seed {config.seed}",
+        versions={"python": platform.python_version()} | {name: version(name) for name in ("promedical-jax", "jax", "flax", "optax", "grain")},
+        wall_seconds=round(time.monotonic() - began, 1),
+        model=f"Qwen3, {parameters / 1e6:.1f} M parameters, trained from random weights",
+        cases={"train": config.train_cases, "held_out": config.held_out_cases},
+        base=figures(base),
+        aligned=figures(aligned),
+        win_rate=win_rate(aligned, base),
+        reward_model=accuracy,
+        examples=examples(base, aligned, 6),
+        judge="the clinic's checker, which knows the truth",
+        notes=notes,
+    )
+
+
+def _show(config: QuickstartConfig, report: Report) -> None:
+    console = Console()
+    print_accuracy(report.reward_model, console)
+    print_report(report, console)
+    console.print(f"report: {config.out / 'report.html'}   every rollout and criterion: {config.out / 'ledger.jsonl'}", soft_wrap=True)

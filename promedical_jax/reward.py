@@ -1,0 +1,161 @@
+"""The criterion-conditioned reward model: P(criterion c holds of answer y to instruction x), all criteria and answers of a case in one pass.
+
+ProMedical's explicit criteria injection: the criterion's text follows the answer in the sequence, and the score r(x, y, c) is read at its last
+token by the head of its tier. The score's sigmoid, after calibration per tier on labels kept apart, is the probability of the verdict `met`.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from promedical_jax.data.batches import evaluation_batches, to_devices, to_host
+from promedical_jax.data.encode import Encoded, Sizes
+from promedical_jax.errors import InputError
+from promedical_jax.model import hf, qwen3
+from promedical_jax.model.heads import HEADS_AXES, head_scores
+from promedical_jax.model.layout import Layout, assemble, last_valid, nodes_of, tree
+from promedical_jax.model.qwen3 import Params, Qwen3Config
+from promedical_jax.rubric import Tier
+
+TIERS = tuple(Tier)  # the order of the heads
+
+
+class RewardBatch(NamedTuple):
+    """B cases of A answers and K criteria, padded on the right; a padding answer or criterion has length 0."""
+
+    prompt: jax.Array  # [B, P]
+    prompt_length: jax.Array  # [B]
+    answers: jax.Array  # [B, A, R]
+    answer_lengths: jax.Array  # [B, A]
+    criteria: jax.Array  # [B, K, C] tokens of each criterion's text in its template
+    criterion_lengths: jax.Array  # [B, K]
+    tiers: jax.Array  # [B, K] index into TIERS
+
+
+def axes(config: Qwen3Config) -> Params:
+    """The names of the axes of the parameters {"backbone": of a Qwen3, "heads": one a tier}."""
+    return {"backbone": qwen3.axes(config), "heads": HEADS_AXES}
+
+
+def layout_of(batch: RewardBatch) -> Layout:
+    return tree(batch.prompt.shape[1], batch.answers.shape[1:], batch.criteria.shape[1:])
+
+
+def score(params: Params, config: Qwen3Config, batch: RewardBatch, dtype: jnp.dtype = jnp.float32) -> jax.Array:
+    """Raw scores r(x, y, c), float32 [B, A, K]: comparable between answers on one criterion (Bradley-Terry), a log-odds after calibration."""
+    layout = layout_of(batch)
+    b, a, k, c = *batch.answer_lengths.shape, *batch.criteria.shape[1:]
+    criteria = jnp.broadcast_to(batch.criteria[:, None], (b, a, k, c))
+    lengths = jnp.broadcast_to(batch.criterion_lengths[:, None], (b, a, k)).reshape(b, a * k)
+    rows = assemble(layout, [batch.prompt, batch.answers, criteria], [batch.prompt_length, batch.answer_lengths, lengths])
+    hidden = qwen3.forward(params["backbone"], config, rows, layout, dtype)
+    states = last_valid(nodes_of(hidden, layout, 2), lengths)
+    tiers = jnp.broadcast_to(batch.tiers[:, None], (b, a, k)).reshape(b, a * k)
+    return head_scores(params["heads"], states, tiers).reshape(b, a, k)
+
+
+jit_score = jax.jit(score, static_argnames=("config", "dtype"))
+
+
+class Calibration(NamedTuple):
+    """Platt scaling per tier: P(met) = sigmoid(scale[tier] * score + shift[tier])."""
+
+    scale: np.ndarray  # [3]
+    shift: np.ndarray  # [3]
+
+    def probability(self, scores: np.ndarray, tiers: np.ndarray) -> np.ndarray:
+        """scores: [B, A, K], tiers: [B, K] -> P(met) [B, A, K]."""
+        tiers = np.asarray(tiers)[:, None]
+        return 1 / (1 + np.exp(-np.clip(self.scale[tiers] * np.asarray(scores, np.float64) + self.shift[tiers], -50, 50)))
+
+
+UNCALIBRATED = Calibration(np.ones(len(TIERS)), np.zeros(len(TIERS)))
+
+
+def calibrate(scores: np.ndarray, tiers: np.ndarray, labels: np.ndarray) -> Calibration:
+    """Fits Platt scaling on labels kept apart from training, each tier alone, by Newton's method with a weak prior towards scale 1, shift 0.
+
+    scores, labels: [B, A, K], labels in [0, 1] (a share of raters) or NaN where nobody judged; tiers: [B, K]. A tier without labels stays as it is.
+    """
+    every = np.broadcast_to(np.asarray(tiers)[:, None], scores.shape)
+    scale, shift = np.ones(len(TIERS)), np.zeros(len(TIERS))
+    for tier in range(len(TIERS)):
+        chosen = (every == tier) & ~np.isnan(labels)
+        x, y = np.asarray(scores, np.float64)[chosen], np.asarray(labels, np.float64)[chosen]
+        if x.size:
+            scale[tier], shift[tier] = _platt(x, y)
+    return Calibration(scale, shift)
+
+
+def _platt(x: np.ndarray, y: np.ndarray, prior: float = 1.0, iterations: int = 50) -> tuple[float, float]:
+    """Logistic regression of y on (x, 1); `prior` is the weight of the pull towards (1, 0) in units of labels."""
+    features = np.stack([x, np.ones_like(x)], 1)
+    start = np.array([1.0, 0.0])
+    theta = start.copy()
+
+    def loss(theta: np.ndarray) -> float:
+        logit = features @ theta
+        return float(np.sum(np.logaddexp(0, logit) - y * logit) + prior / 2 * np.sum((theta - start) ** 2))
+
+    for _ in range(iterations):
+        p = 1 / (1 + np.exp(-np.clip(features @ theta, -50, 50)))
+        gradient = features.T @ (p - y) + prior * (theta - start)
+        hessian = (features * (p * (1 - p))[:, None]).T @ features + prior * np.eye(2)
+        move, size = np.linalg.solve(hessian, gradient), 1.0
+        while size > 1e-4 and loss(theta - size * move) > loss(theta):
+            size /= 2  # Newton overshoots where the scores separate the labels
+        theta = theta - size * move
+        if np.abs(move).max() < 1e-9:
+            break
+    return float(theta[0]), float(theta[1])
+
+
+@dataclass(frozen=True)
+class RewardModel:
+    """Parameters {"backbone", "heads"}, the backbone's config, and the calibration of its scores."""
+
+    params: Params
+    config: Qwen3Config
+    calibration: Calibration
+
+
+def save_reward_model(folder: Path, model: RewardModel, tokenizer: Any) -> None:
+    """A folder with the backbone as HF weights, heads.safetensors, calibration.json and the tokenizer; whole or not at all."""
+    from safetensors.numpy import save
+
+    heads = {name: np.ascontiguousarray(array) for name, array in jax.device_get(model.params["heads"]).items()}
+    calibration = {tier.value: {"scale": float(a), "shift": float(b)} for tier, a, b in zip(TIERS, model.calibration.scale, model.calibration.shift, strict=True)}
+    extra = {"heads.safetensors": save(heads), "calibration.json": json.dumps(calibration, indent=2).encode()}
+    hf.save(folder, model.params["backbone"], model.config, tokenizer, extra)
+
+
+def load_reward_model(folder: Path) -> RewardModel:
+    """The reverse of `save_reward_model`, as host arrays. Raises InputError for a folder that holds no reward model."""
+    from safetensors.numpy import load
+
+    config = hf.read_config(folder)
+    backbone = hf.load(folder, config)
+    if backbone is None or not (folder / "heads.safetensors").is_file() or not (folder / "calibration.json").is_file():
+        raise InputError(f"{folder}: not a reward model (it needs weights, heads.safetensors and calibration.json); give the folder that `promedical train rm` wrote")
+    heads = load((folder / "heads.safetensors").read_bytes())
+    fitted = json.loads((folder / "calibration.json").read_text())
+    calibration = Calibration(*(np.array([fitted[tier.value][name] for tier in TIERS]) for name in ("scale", "shift")))
+    return RewardModel({"backbone": backbone, "heads": dict(heads)}, config, calibration)
+
+
+def score_cases(params: Params, config: Qwen3Config, cases: Sequence[Encoded], sizes: Sizes, batch: int,
+                dtype: jnp.dtype = jnp.float32) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Raw scores [N, A, K] of the cases' own answers, tiers [N, K] and the raters' labels [N, A, K], in the order of the cases."""
+    rows: list[tuple[np.ndarray, ...]] = []
+    for indices, arrays in evaluation_batches(cases, sizes, batch):
+        inputs = RewardBatch(**to_devices({name: arrays[name] for name in RewardBatch._fields}))
+        scores = to_host(jit_score(params, config, inputs, dtype=dtype))
+        rows.append(tuple(x[: len(indices)] for x in (scores, arrays["tiers"], arrays["labels"])))
+    scores, tiers, labels = (np.concatenate(parts) for parts in zip(*rows, strict=True))
+    return scores, tiers, labels

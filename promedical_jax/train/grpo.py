@@ -1,0 +1,208 @@
+"""GRPO against a frozen criterion-conditioned reward model, with an advantage that keeps the veto.
+
+A step: sample G answers of each instruction, score every criterion of every answer in one pass, turn scores into verdicts, verdicts into S1, S2, S3
+and these into advantages (rubric/, on the host: a few numbers an answer), and update on the tree. Weights never leave the devices.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from promedical_jax.config import GrpoConfig
+from promedical_jax.data.batches import to_devices, to_host, training_batches
+from promedical_jax.data.encode import Encoded, Sizes, measure, stop_token
+from promedical_jax.errors import InputError
+from promedical_jax.model import hf, qwen3
+from promedical_jax.model.qwen3 import Params, Qwen3Config
+from promedical_jax.model.sharding import shardings
+from promedical_jax.reward import RewardBatch, RewardModel, jit_score, load_reward_model
+from promedical_jax.reward import axes as reward_axes
+from promedical_jax.rollout import Rollout, sample
+from promedical_jax.rubric import Case, Scores, Verdict, advantage, score
+from promedical_jax.train.loop import claim, run_steps
+from promedical_jax.train.metrics import Lines
+from promedical_jax.train.optimizer import TrainState, make_optimizer, start, update
+from promedical_jax.train.policy import AnswerBatch, answer_log_probs, masked_mean
+from promedical_jax.train.stage import Setup, load_tokenizer, prepare
+
+Judge = Callable[[Case, str], Sequence[Verdict]]
+
+
+def loss(params: Params, config: Qwen3Config, batch: AnswerBatch, old: jax.Array, reference: jax.Array, advantages: jax.Array, *, temperature: float,
+         clip_low: float, clip_high: float, kl: float, dtype: jnp.dtype = jnp.float32) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The clipped policy gradient with a KL penalty (GRPO, arXiv 2402.03300), a mean over the batch's answer tokens.
+
+    old, reference: [B, G, R] log-probabilities by the sampler and by the frozen start; advantages: [B, G]. The KL is the estimator k3.
+    """
+    log_probs, entropy = answer_log_probs(params, config, batch, temperature, dtype)
+    ratio = jnp.exp(log_probs - old)
+    gain = advantages[..., None]
+    clipped = jnp.clip(ratio, 1 - clip_low, 1 + clip_high)
+    policy = -jnp.minimum(ratio * gain, clipped * gain)
+    apart = reference - log_probs
+    divergence = jnp.exp(apart) - apart - 1
+    mask = batch.mask
+    value = masked_mean(policy + kl * divergence, mask)
+    gap = jnp.abs(log_probs - old)
+    metrics = {
+        "loss": value,
+        "kl": masked_mean(divergence, mask),
+        "entropy": masked_mean(entropy, mask),
+        "clip_ratio/region_mean": masked_mean(clipped != ratio, mask),
+        # Before the update sampler and trainer hold the same weights: a gap is stale weights or different arithmetic.
+        "sampling/sampling_logp_difference/mean": masked_mean(gap, mask),
+        "sampling/sampling_logp_difference/max": jnp.max(jnp.where(mask, gap, 0.0)),
+        "completions/mean_length": jnp.mean(batch.answer_lengths.astype(jnp.float32)),
+        "completions/max_length": jnp.max(batch.answer_lengths),
+    }
+    return value, metrics
+
+
+class Judged(NamedTuple):
+    """The reward model's word on a batch of B x G answers."""
+
+    probability: np.ndarray  # [B, G, K] that the criterion's text holds; columns past a rubric's end mean nothing
+    scores: Scores  # [B, G]
+    reward: np.ndarray  # [B, G], the published scalar reward
+    advantage: np.ndarray  # [B, G]
+
+
+def judge(model: RewardModel, batch: RewardBatch, cases: Sequence[Case], config: GrpoConfig, dtype: jnp.dtype = jnp.float32) -> Judged:
+    """Scores, verdicts, rewards and advantages of the answers of a batch on its devices, for the whole batch's cases in order."""
+    raw = to_host(jit_score(model.params, model.config, batch, dtype=dtype))
+    probability = model.calibration.probability(raw, to_host(batch.tiers))
+    rows = []
+    for case, held in zip(cases, probability, strict=True):
+        criteria = case.rubric.criteria
+        satisfied = [[c.satisfied(Verdict.MET if p > 0.5 else Verdict.UNMET) for c, p in zip(criteria, answer, strict=False)] for answer in held]
+        rows.append(score(criteria, satisfied))
+    scores = Scores(*(np.stack([getattr(row, name) for row in rows]) for name in ("s1", "s2", "s3")))
+    reward = config.reward.of(scores)
+    return Judged(probability, scores, reward, advantage.scalar(reward) if config.advantage == "scalar" else advantage.lexicographic(scores))
+
+
+def run(config: GrpoConfig, truth: Judge | None = None) -> None:
+    """Trains, or goes on where it was interrupted; leaves an HF folder at `out`/model, and the ledger of every rollout beside it.
+
+    `truth`: a judge that knows, where there is one (the simulated clinic): its view of the training rollouts is logged as true/*, never trained on.
+    """
+    setup = prepare(config)
+    frozen = load_reward_model(config.reward_model)
+    if load_tokenizer(config.reward_model, frozen.config).get_vocab() != setup.tokenizer.get_vocab():
+        raise InputError(f"{config.reward_model}: its tokenizer differs from that of {config.model}; both must read the same tokens")
+    if claim(config, "grpo"):
+        return
+    sizes = measure(setup.cases, config.shapes, str(config.cases))
+    batches = training_batches(setup.cases, sizes, config.batch, config.seed, str(config.cases))
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    with jax.set_mesh(setup.mesh):
+        weights = hf.load(config.model, setup.model)
+        if weights is None:
+            raise InputError(f"{config.model}: no weights; GRPO starts from a trained policy (see `promedical train sft`)")
+        state, where = start(weights, qwen3.axes(setup.model), optimizer, setup.mesh)
+        reference = jax.device_put(weights, where.params)
+        reward_model = RewardModel(jax.device_put(frozen.params, shardings(setup.mesh, reward_axes(frozen.config))), frozen.config, frozen.calibration)
+        step = make_step(config, setup, optimizer, where)
+        writer = Ledger(config, setup.tokenizer, truth)
+
+        def advance(state: TrainState, host: dict[str, Any], number: int) -> tuple[TrainState, dict[str, Any]]:
+            cases = [setup.cases[i] for i in to_host(to_devices({"index": host["index"]})["index"])]
+            placed, rollout, judged = roll_out(config, setup, sizes, state.params, reward_model, host, [e.case for e in cases], number)
+            answers = AnswerBatch(placed["prompt"], placed["prompt_length"], rollout.tokens, rollout.lengths)
+            advantages = jax.device_put(judged.advantage.astype(np.float32), rollout.lengths.sharding)
+            state, metrics = step(state, reference, answers, rollout.log_probs, advantages)
+            return state, metrics | writer.record(number, cases, rollout, judged)
+
+        state = run_steps(config, "GRPO", state, where, batches, advance, shown=("reward", "s1", "safe", "kl"), begin=writer.begin, before_save=writer.flush,
+                          tokens=lambda b: float(b["prompt_length"].sum() * 2) + writer.tokens)
+        writer.close()
+        hf.save(config.out / "model", state.params, setup.model, setup.tokenizer)
+
+
+def roll_out(config: GrpoConfig, setup: Setup, sizes: Sizes, policy: Params, reward_model: RewardModel, host: dict[str, Any], cases: Sequence[Case],
+             number: int) -> tuple[dict[str, Any], Rollout, Judged]:
+    """Samples and judges the answers of one batch: the placed batch, the rollout and the judgements. A function of (seed, step, case)."""
+    placed = to_devices({name: host[name] for name in ("prompt", "prompt_length", "criteria", "criterion_lengths", "tiers", "case")})
+    key = jax.random.fold_in(jax.random.key(config.seed), number)
+    rollout = sample(policy, setup.model, placed["prompt"], placed["prompt_length"], key, placed["case"], answers=config.answers,
+                     answer_tokens=config.answer_tokens, stop=stop_token(setup.tokenizer), temperature=config.temperature, dtype=setup.dtype)
+    batch = RewardBatch(placed["prompt"], placed["prompt_length"], rollout.tokens, rollout.lengths, placed["criteria"], placed["criterion_lengths"],
+                        placed["tiers"])
+    return placed, rollout, judge(reward_model, batch, cases, config, setup.dtype)
+
+
+def make_step(config: GrpoConfig, setup: Setup, optimizer: Any, where: TrainState) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """The jitted update: (state, reference parameters, answers, the sampler's log-probs, advantages [B, G]) -> (state, metrics)."""
+    terms = {"temperature": config.temperature, "clip_low": config.clip_low, "clip_high": config.clip_high, "kl": config.kl, "dtype": setup.dtype}
+
+    @partial(jax.jit, donate_argnums=0, out_shardings=(where, None))
+    def step(state: TrainState, reference: Params, answers: AnswerBatch, old: jax.Array, advantages: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
+        frozen, _ = answer_log_probs(reference, setup.model, answers, config.temperature, setup.dtype)
+        gradients, metrics = jax.grad(loss, has_aux=True)(state.params, setup.model, answers, old, frozen, advantages, **terms)
+        metrics["grad_norm"] = jnp.sqrt(sum(jnp.sum(g.astype(jnp.float32) ** 2) for g in jax.tree.leaves(gradients)))
+        return update(state, gradients, optimizer), metrics
+
+    return step
+
+
+class Ledger:
+    """Who got which advantage and why: `out`/ledger.jsonl has a row for each rollout and criterion, `out`/rollouts.jsonl the answers' texts."""
+
+    def __init__(self, config: GrpoConfig, tokenizer: Any, truth: Judge | None):
+        self._config, self._tokenizer, self._truth = config, tokenizer, truth
+        self._ledger: Lines | None = None
+        self.tokens = 0.0  # sampled in the last step
+
+    def begin(self, step: int) -> None:
+        self._ledger, self._rollouts = (Lines(self._config.out / name, step) for name in ("ledger.jsonl", "rollouts.jsonl"))
+
+    def record(self, step: int, cases: Sequence[Encoded], rollout: Rollout, judged: Judged) -> dict[str, float]:
+        """Writes one step and returns its metrics."""
+        tokens, lengths, finished = (to_host(x) for x in (rollout.tokens, rollout.lengths, rollout.finished))
+        self.tokens = float(lengths.sum())
+        scores, truths = judged.scores, []
+        for b, encoded in enumerate(cases):
+            for g in range(self._config.answers):
+                text = self._tokenizer.decode(tokens[b, g, : lengths[b, g] - int(finished[b, g])])
+                about = {"step": step, "case": encoded.case.id, "sample": g}
+                result = {"s1": scores.s1[b, g], "s2": scores.s2[b, g], "s3": scores.s3[b, g], "reward": judged.reward[b, g], "advantage": judged.advantage[b, g]}
+                result = {name: round(float(value), 6) for name, value in result.items()}
+                if self._ledger is not None:
+                    self._rollouts.write([about | {"text": text, "finished": bool(finished[b, g])} | result])
+                    self._ledger.write(self._rows(encoded.case, judged.probability[b, g], about, result))
+                if self._truth:
+                    said = self._truth(encoded.case, text)
+                    truths.append(score(encoded.case.rubric.criteria, [c.satisfied(v) for c, v in zip(encoded.case.rubric.criteria, said, strict=True)]))
+        return self._metrics(judged, float(1 - finished.mean()), truths)
+
+    def _rows(self, case: Case, probability: np.ndarray, about: dict[str, Any], result: dict[str, float]) -> list[dict[str, Any]]:
+        rows = []
+        for criterion, p in zip(case.rubric.criteria, probability, strict=False):
+            verdict = Verdict.MET if p > 0.5 else Verdict.UNMET
+            said = {"probability": round(float(p), 4), "verdict": verdict.value, "satisfied": criterion.satisfied(verdict)}
+            rows.append(about | {"criterion": criterion.id, "tier": criterion.tier.value, "polarity": criterion.polarity.value} | said | result)
+        return rows
+
+    def _metrics(self, judged: Judged, clipped: float, truths: Sequence[Scores]) -> dict[str, float]:
+        s = judged.scores
+        metrics = {"reward": np.nanmean(judged.reward), "reward_std": np.nanmean(np.nanstd(judged.reward, axis=-1)), "s1": np.nanmean(s.s1),
+                   "s2": s.s2.mean(), "s3": s.s3.mean(), "safe": s.clean.mean(), "completions/clipped_ratio": clipped,
+                   "frac_reward_zero_std": (judged.advantage == 0).all(-1).mean(), "abstained": 1 - s.judged.mean()}  # fmt: skip
+        if truths:
+            metrics |= {"true/s1": np.mean([t.s1 for t in truths]), "true/s2": np.mean([t.s2 for t in truths]), "true/s3": np.mean([t.s3 for t in truths]),
+                        "true/safe": np.mean([t.clean for t in truths])}  # fmt: skip
+        return {name: float(value) for name, value in metrics.items()}
+
+    def flush(self) -> None:
+        if self._ledger is not None:
+            self._ledger.flush()
+            self._rollouts.flush()
+
+    def close(self) -> None:
+        if self._ledger is not None:
+            self._ledger.close()
+            self._rollouts.close()

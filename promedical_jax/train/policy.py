@@ -1,0 +1,45 @@
+"""The policy's view of a tree: log-probabilities of the G answers of each instruction, which is computed once for all of them."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from promedical_jax.model import qwen3
+from promedical_jax.model.layout import assemble, last_valid, nodes_of, tree
+from promedical_jax.model.logprob import log_probs
+from promedical_jax.model.qwen3 import Params, Qwen3Config
+
+
+class AnswerBatch(NamedTuple):
+    """B instructions with G answers each, padded on the right; a padding answer has length 0."""
+
+    prompt: jax.Array  # [B, P]
+    prompt_length: jax.Array  # [B]
+    answers: jax.Array  # [B, G, R]
+    answer_lengths: jax.Array  # [B, G]
+
+    @property
+    def mask(self) -> jax.Array:
+        """[B, G, R]: the real tokens."""
+        return jnp.arange(self.answers.shape[2]) < self.answer_lengths[..., None]
+
+
+def answer_log_probs(params: Params, config: Qwen3Config, batch: AnswerBatch, temperature: float = 1.0,
+                     dtype: jnp.dtype = jnp.float32) -> tuple[jax.Array, jax.Array]:
+    """Log-probability of each answer token given what stands before it, and the entropy there, both [B, G, R], 0 at padding; in nats."""
+    b, g, r = batch.answers.shape
+    layout = tree(batch.prompt.shape[1], (g, r))
+    rows = assemble(layout, [batch.prompt[:, None], batch.answers], [batch.prompt_length[:, None], batch.answer_lengths])
+    hidden = qwen3.forward(params, config, rows, layout, dtype)
+    # The instruction's last state predicts each answer's first token; an answer's states predict its next ones.
+    first = last_valid(nodes_of(hidden, layout, 0), batch.prompt_length[:, None])[:, :, None]
+    before = jnp.concatenate([jnp.broadcast_to(first, (b, g, 1, config.width)), nodes_of(hidden, layout, 1)[:, :, :-1]], axis=2)
+    chosen, entropy = log_probs(before.reshape(b, g * r, -1), batch.answers.reshape(b, g * r), qwen3.unembedding(params, dtype), temperature)
+    keep = lambda x: jnp.where(batch.mask, x.reshape(b, g, r), 0.0)  # noqa: E731
+    return keep(chosen), keep(entropy)
+
+
+def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
+    """Mean over the whole batch's real tokens."""
+    return jnp.sum(jnp.where(mask, x, 0.0)) / jnp.maximum(jnp.sum(mask), 1)

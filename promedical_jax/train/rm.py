@@ -1,0 +1,100 @@
+"""The criterion-conditioned reward model: Bradley-Terry on pairs of answers per criterion, and single verdicts that anchor the zero.
+
+ProMedical's loss is L = -E log sigmoid(r(x, y_w, c) - r(x, y_l, c)) over the criteria on which two answers differ. A pairwise score has no zero,
+so we train a binary cross-entropy on the verdicts beside it, and calibrate per tier on cases kept apart.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from promedical_jax.config import RmConfig
+from promedical_jax.data.batches import to_devices, training_batches
+from promedical_jax.data.encode import measure
+from promedical_jax.errors import InputError
+from promedical_jax.model import hf, qwen3
+from promedical_jax.model.heads import init_heads
+from promedical_jax.model.qwen3 import Params, Qwen3Config
+from promedical_jax.reward import RewardBatch, RewardModel, calibrate, save_reward_model, score, score_cases
+from promedical_jax.reward import axes as reward_axes
+from promedical_jax.rubric import Tier
+from promedical_jax.train.loop import claim, run_steps
+from promedical_jax.train.optimizer import TrainState, make_optimizer, start, update
+from promedical_jax.train.stage import answers_only, encode_file, prepare
+
+
+def loss(params: Params, config: Qwen3Config, batch: RewardBatch, labels: jax.Array, pair_weight: float = 1.0,
+         dtype: jnp.dtype = jnp.float32) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Pairwise and verdict loss, in nats. labels: [B, A, K], the share of raters who say that the criterion's text holds, NaN where nobody judged.
+
+    A pair counts with the difference of its labels, so that answers on which raters are split teach less and ties nothing.
+    """
+    scores = score(params, config, batch, dtype)
+    judged = ~jnp.isnan(labels)
+    labels = jnp.where(judged, labels, 0.0)
+    verdict = _mean(jax.nn.softplus(scores) - labels * scores, judged)
+
+    margin = scores[:, :, None] - scores[:, None]  # [B, A, A, K]: every ordered pair; the one with the larger label first counts
+    gap = jnp.where(judged[:, :, None] & judged[:, None], labels[:, :, None] - labels[:, None], 0.0)
+    weight = jnp.maximum(gap, 0.0)
+    pair = jnp.sum(weight * jax.nn.softplus(-margin)) / jnp.maximum(jnp.sum(weight), 1e-6)
+
+    value = verdict + pair_weight * pair
+    metrics = {
+        "loss": value,
+        "loss/verdict": verdict,
+        "loss/pair": pair,
+        "accuracy": _mean((scores > 0) == (labels > 0.5), judged),
+        "accuracy/pair": _mean(margin > 0, weight > 0),
+        "num_labels": jnp.sum(judged),
+    }
+    return value, metrics
+
+
+def _mean(x: jax.Array, mask: jax.Array) -> jax.Array:
+    return jnp.sum(jnp.where(mask, x, 0.0)) / jnp.maximum(jnp.sum(mask), 1)
+
+
+def run(config: RmConfig) -> None:
+    """Trains and calibrates, or goes on where it was interrupted; leaves a reward model folder at `out`/model."""
+    setup = prepare(config)
+    cases = answers_only(setup.cases, config.cases)
+    held_out = answers_only(encode_file(config.held_out, setup.tokenizer), config.held_out) if config.held_out else []
+    both = {case.case.id for case in cases} & {case.case.id for case in held_out}
+    if both:
+        raise InputError(f"{config.held_out}: case {min(both)!r} is also a training case in {config.cases}; take it out of one of them")
+    if not any((~np.isnan(case.labels)).any() for case in cases):
+        raise InputError(f"{config.cases}: no case has verdicts; a reward model learns from verdicts")
+    if claim(config, "rm"):
+        return
+
+    kept_apart = max(1, round(config.calibration * len(cases)))
+    order = np.random.default_rng(config.seed).permutation(len(cases))
+    apart, cases = [cases[i] for i in order[:kept_apart]], [cases[i] for i in order[kept_apart:]]
+    sizes = measure([*cases, *apart, *held_out], config.shapes, str(config.cases))
+    batches = training_batches(cases, sizes, config.batch, config.seed, str(config.cases))
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    with jax.set_mesh(setup.mesh):
+        keys = jax.random.split(jax.random.key(config.seed))
+        heads = partial(init_heads, len(Tier), setup.model.width, keys[1])
+        backbone = hf.load(config.model, setup.model)
+        params = {"backbone": backbone, "heads": heads()} if backbone else lambda: {"backbone": qwen3.init(setup.model, keys[0]), "heads": heads()}
+        state, where = start(params, reward_axes(setup.model), optimizer, setup.mesh)
+
+        @partial(jax.jit, donate_argnums=0, out_shardings=(where, None))
+        def step(state: TrainState, batch: RewardBatch, labels: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
+            gradients, metrics = jax.grad(loss, has_aux=True)(state.params, setup.model, batch, labels, config.pair_weight, setup.dtype)
+            return update(state, gradients, optimizer), metrics
+
+        def advance(state: TrainState, batch: dict[str, Any], _: int) -> tuple[TrainState, dict[str, Any]]:
+            placed = to_devices({name: batch[name] for name in (*RewardBatch._fields, "labels")})
+            labels = placed.pop("labels")
+            return step(state, RewardBatch(**placed), labels)
+
+        state = run_steps(config, "reward model", state, where, batches, advance, shown=("loss", "accuracy"),
+                          tokens=lambda b: float(b["prompt_length"].sum() + b["answer_lengths"].sum() + b["criterion_lengths"].sum() * sizes.answers))
+        calibration = calibrate(*score_cases(state.params, setup.model, apart, sizes, config.batch, setup.dtype))
+        save_reward_model(config.out / "model", RewardModel(state.params, setup.model, calibration), setup.tokenizer)

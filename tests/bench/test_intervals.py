@@ -1,0 +1,90 @@
+"""Intervals against known values, and what must hold of them whatever the data."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from promedical_jax.bench.intervals import Interval, bootstrap, bootstrap_ratio, wilson
+
+shares = st.lists(st.floats(0, 1), min_size=1, max_size=30)
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (5, 10, 0.2366, 0.7634), (81, 263, 0.2553, 0.3662), (1, 1, 0.2065, 1.0)],  # 81 of 263: Newcombe 1998, table I
+)
+def test_wilson_has_the_published_values(successes: int, n: int, low: float, high: float) -> None:
+    interval = wilson(successes, n)
+    assert interval.mean == successes / n
+    assert (interval.low, interval.high) == pytest.approx((low, high), abs=5e-5)
+
+
+@given(st.integers(1, 10_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_is_ordered_and_never_a_point(drawn: tuple[int, int]) -> None:
+    interval = wilson(*drawn)
+    assert 0 <= interval.low <= interval.mean <= interval.high <= 1
+    assert interval.low < interval.high
+
+
+def test_wilson_refuses_more_successes_than_trials() -> None:
+    with pytest.raises(ValueError, match="between 0 and n"):
+        wilson(3, 2)
+
+
+def test_nothing_measured_is_nan() -> None:
+    for interval in (wilson(0, 0), bootstrap([]), bootstrap([math.nan, math.nan]), bootstrap_ratio([0, 0], [0, 0])):
+        assert all(math.isnan(value) for value in interval.as_dict().values())
+
+
+@settings(max_examples=40, deadline=None)
+@given(shares)
+def test_bootstrap_is_ordered_and_stays_among_the_values(values: list[float]) -> None:
+    interval = bootstrap(values, n=50)
+    assert interval.mean == pytest.approx(np.mean(values))
+    assert -1e-9 <= interval.low <= interval.mean <= interval.high <= 1 + 1e-9
+
+
+def test_bootstrap_is_a_function_of_its_seed() -> None:
+    values = np.random.default_rng(1).random(40)
+    assert bootstrap(values, seed=3) == bootstrap(values, seed=3)
+    assert bootstrap(values, seed=3) != bootstrap(values, seed=4)
+
+
+def test_bootstrap_agrees_with_the_normal_interval_when_there_are_many_cases() -> None:
+    values = np.random.default_rng(0).normal(10.0, 2.0, size=2000)
+    interval, half = bootstrap(values, n=2000), 1.96 * values.std() / math.sqrt(2000)
+    assert (interval.low, interval.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.1 * half)
+
+
+def test_bootstrap_covers_the_truth_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    covered = [(interval := bootstrap(rng.random(60) < 0.4, seed=i, n=300)).low <= 0.4 <= interval.high for i in range(200)]
+    assert 0.90 <= np.mean(covered) <= 0.99
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_shares_that_are_all_alike_get_wilsons_interval_and_not_a_point(share: float) -> None:
+    assert bootstrap([share] * 12) == wilson(share * 12, 12)
+
+
+def test_lengths_that_are_all_alike_are_a_point() -> None:
+    assert bootstrap([7.0, 7.0]) == Interval(7.0, 7.0, 7.0)
+
+
+def test_abstained_cases_are_left_out() -> None:
+    assert bootstrap([0.2, math.nan, 0.9]) == bootstrap([0.2, 0.9])
+
+
+def test_a_ratio_weighs_judgements_and_resamples_cases() -> None:
+    one_big_case = bootstrap_ratio([90, 0], [100, 1])
+    assert one_big_case.mean == pytest.approx(90 / 101)
+    assert one_big_case.low == 0.0  # now and then the small case is drawn twice: 101 judgements are not 101 independent ones
+
+
+@pytest.mark.parametrize("values", [[[0.1, 0.2]], 0.5])
+def test_bootstrap_wants_one_value_per_case(values: object) -> None:
+    with pytest.raises(ValueError, match="one entry per case"):
+        bootstrap(values)  # type: ignore[arg-type]

@@ -1,0 +1,144 @@
+"""`promedical data`, and --dry-run on the files that it makes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from promedical_jax.cli import main
+from promedical_jax.rubric import Tier, read_cases, write_cases
+
+
+def run(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def clinic(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made") / "clinic"
+    assert run("data", "clinic", "--out", folder, "--train", 12, "--held-out", 5, "--seed", 3) == 0
+    return folder
+
+
+def test_the_clinic_holds_cases_and_a_model_that_fit_together(clinic: Path) -> None:
+    from promedical_jax.model.hf import read_config
+    from promedical_jax.train.stage import load_tokenizer
+
+    train, held_out = read_cases(clinic / "train.jsonl"), read_cases(clinic / "held_out.jsonl")
+    assert (len(train), len(held_out)) == (12, 5)
+    assert not {case.id for case in train} & {case.id for case in held_out}
+    model = read_config(clinic / "model")
+    tokenizer = load_tokenizer(clinic / "model", model)
+    fields = json.loads((clinic / "model" / "config.json").read_text())
+    assert (len(tokenizer), model.vocabulary) == (1024, 1024)
+    assert (fields["eos_token_id"], fields["pad_token_id"]) == (tokenizer.eos_token_id, tokenizer.pad_token_id)
+    text = train[0].answers[0].text
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert sorted(path.name for path in clinic.parent.iterdir()) == ["clinic"]
+
+
+def test_the_clinic_is_a_function_of_its_seed(clinic: Path, tmp_path: Path) -> None:
+    assert run("data", "clinic", "--out", tmp_path / "same", "--train", 12, "--held-out", 5, "--seed", 3) == 0
+    assert run("data", "clinic", "--out", tmp_path / "other", "--train", 12, "--held-out", 5, "--seed", 4) == 0
+    for name in ("train.jsonl", "held_out.jsonl", "model/tokenizer.json", "model/config.json"):
+        assert (tmp_path / "same" / name).read_bytes() == (clinic / name).read_bytes()
+    assert (tmp_path / "other" / "train.jsonl").read_bytes() != (clinic / "train.jsonl").read_bytes()
+
+
+def test_the_clinic_replaces_only_when_forced_and_leaves_other_files_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--out", tmp_path, "--train", 2, "--held-out", 1]
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "held_out.jsonl").write_text("old")
+    assert run("data", "clinic", *flags) == 2
+    assert "held_out.jsonl exists; give --force to replace it" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["held_out.jsonl", "notes.txt"]
+    assert run("data", "clinic", *flags, "--force") == 0
+    assert run("data", "clinic", *flags, "--force") == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["held_out.jsonl", "model", "notes.txt", "train.jsonl"]
+    assert len(read_cases(tmp_path / "held_out.jsonl")) == 1
+
+
+def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert run("data", "clinic", "--out", tmp_path / "file" / "clinic", "--train", 1, "--held-out", 1) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def dry(clinic: Path, stage: str, out: Path, *more: object) -> int:
+    return run("train", stage, "--out", out, "--cases", clinic / "train.jsonl", "--model", clinic / "model", *more, "--dry-run")
+
+
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(clinic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert dry(clinic, "rm", tmp_path / "run", "--held_out", clinic / "held_out.jsonl", "--steps", 3, "--batch", 4) == 0
+    said = capsys.readouterr().out
+    assert all(text in said for text in ("nothing was written", "12 cases", "5 cases", "4 layers", "random weights", "3 of 4 cases, 1 x the data", "a new run"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--shapes.answer", 8], "set shapes.answer to"),
+        (["--batch", 13], "12 cases are fewer than a batch of 13; lower --batch or add cases"),
+        (["--held_out", "nope.jsonl"], "nope.jsonl"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_would_refuse(flags: list[Any], sentence: str, clinic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert dry(clinic, "rm", tmp_path / "run", *flags) == 2
+    assert sentence in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_refuses_cases_that_do_not_parse_and_folders_without_a_model(clinic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bad.jsonl").write_text("{}\n{\n")
+    flags = ["--out", tmp_path / "run", "--dry-run"]
+    assert run("train", "sft", *flags, "--cases", tmp_path / "bad.jsonl", "--model", clinic / "model") == 2
+    assert "bad.jsonl, line 1" in capsys.readouterr().err
+    assert run("train", "sft", *flags, "--cases", clinic / "train.jsonl", "--model", tmp_path) == 2
+    assert "config.json" in capsys.readouterr().err
+    assert dry(clinic, "grpo", tmp_path / "run", "--reward_model", "no") == 2
+    assert "no/config.json" in capsys.readouterr().err
+
+
+def test_a_dry_run_refuses_the_folder_of_another_recipe(clinic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").write_text("steps: 1")
+    assert dry(clinic, "sft", tmp_path / "run") == 2
+    assert "holds a run of another recipe" in capsys.readouterr().err
+
+
+def test_a_dry_run_of_a_stage_that_learns_from_answers_asks_for_answers(clinic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bare = [case.model_copy(update={"answers": (), "verdicts": ()}) for case in read_cases(clinic / "train.jsonl")]
+    write_cases(tmp_path / "bare.jsonl", bare)
+    flags = ["--out", tmp_path / "run", "--cases", tmp_path / "bare.jsonl", "--model", clinic / "model", "--dry-run"]
+    assert run("train", "sft", *flags) == 2
+    assert "answers" in capsys.readouterr().err
+    assert run("train", "grpo", *flags, "--reward_model", clinic / "model") == 0
+
+
+def test_an_import_writes_cases_and_sums_them_up(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "new" / "kqa.jsonl"
+    assert run("data", "import", "kqa", data / "kqa", "--out", out) == 0
+    said = {line.split()[0]: line.split()[-1] for line in capsys.readouterr().out.splitlines() if line.strip()}
+    cases = read_cases(out)
+    criteria = [criterion.tier for case in cases for criterion in case.rubric.criteria]
+    assert said["cases"] == str(len(cases)) and said["verdicts"] == str(sum(len(case.verdicts) for case in cases))
+    assert [said[tier] for tier in Tier] == [str(criteria.count(tier)) for tier in Tier]
+    assert said["wrote"] == str(out)
+    before = out.read_bytes()
+    assert run("data", "import", "kqa", data / "kqa", "--out", out) == 2
+    assert "give --force to replace it" in capsys.readouterr().err and out.read_bytes() == before
+    assert run("data", "import", "kqa", data / "kqa", "--out", out, "--force") == 0
+
+
+def test_an_import_reads_and_writes_the_other_formats(data: Path, tmp_path: Path) -> None:
+    assert run("data", "import", "healthbench", data / "healthbench", "--out", tmp_path / "bench.parquet") == 0
+    assert len(read_cases(tmp_path / "bench.parquet")) == 300
+
+
+def test_a_failed_import_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for source, path in (("kqa", tmp_path), ("healthbench", tmp_path / "none.jsonl")):
+        assert run("data", "import", source, path, "--out", tmp_path / "out.jsonl") == 2
+        assert capsys.readouterr().err.startswith("error: ")
+    assert list(tmp_path.iterdir()) == []
