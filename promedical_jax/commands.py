@@ -1,5 +1,6 @@
 """What the commands do. `cli` imports this file when a command is run or asked for its help; jax, datasets and transformers wait for the work itself."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -76,12 +77,27 @@ def _show_model(config: Stage, result: Any) -> None:
     print(f"the trained model is in {config.out / 'model'}")
 
 
-def _show_accuracy(config: RmConfig, figures: Any) -> None:
-    if figures is not None:
-        from promedical_jax.bench.tables import print_accuracy
+def _show_accuracy(config: RmConfig, result: Any) -> None:
+    """The trained reward model on the held-out cases, where the recipe names any: a table, and evaluation.json in the run folder."""
+    if config.held_out is not None:
+        import jax
 
+        from promedical_jax.bench.reward_model import evaluate
+        from promedical_jax.bench.tables import print_accuracy
+        from promedical_jax.data.encode import measure
+        from promedical_jax.model.sharding import make_mesh
+        from promedical_jax.reward import load_reward_model
+        from promedical_jax.train.loop import write_json
+        from promedical_jax.train.stage import answers_only, encode_file, load_tokenizer
+
+        folder = config.out / "model"
+        model = load_reward_model(folder)
+        cases = answers_only(encode_file(config.held_out, load_tokenizer(folder, model.config)), config.held_out)
+        with jax.set_mesh(make_mesh(config.mesh.fsdp, config.mesh.tp)):
+            figures = evaluate(model, cases, measure(cases, config.shapes, str(config.held_out)), config.batch)
+        write_json(config.out / "evaluation.json", json.loads(figures.model_dump_json()))
         print_accuracy(figures, Console())
-    _show_model(config, figures)
+    _show_model(config, result)
 
 
 sft = recipe_command(SftConfig, "promedical_jax.train.sft", _show_model)
@@ -119,6 +135,8 @@ def _preview_stage(config: Stage) -> dict[str, str]:
         if folder is not None:
             model = hf.read_config(folder)
             tokenizers[name] = load_tokenizer(folder, model)
+            if name == "reward_model" and not (folder / "heads.safetensors").is_file():
+                raise InputError(f"{folder} holds no reward model; give the folder that `promedical train rm` wrote")
             weights = "its weights" if any(folder.glob("*.safetensors")) else "random weights"
             lines[name] = f"{folder}: Qwen3, {model.depth} layers of width {model.width}, {model.vocabulary:,} tokens, {weights}"
     for name in ("cases", "held_out"):

@@ -93,8 +93,8 @@ class QuickstartConfig(Settings):
 
     out: Path = Field(Path("runs/quickstart"), description="run folder")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    train_cases: Positive = 1024
+    train_cases: Positive = 2000
     held_out_cases: Positive = 192
-    sft_steps: Positive = 300
-    rm_steps: Positive = 150
+    sft_steps: Positive = 400
+    rm_steps: Positive = 200
     grpo_steps: Positive = 60

@@ -24,18 +24,18 @@ from promedical_jax.reward import load_reward_model
 from promedical_jax.train import grpo, rm, sft
 from promedical_jax.train.stage import encode_file, load_tokenizer
 
-SHAPES = Shapes(prompt=56, answer=64, criterion=16)  # what every case of the clinic fits
+SHAPES = Shapes(prompt=56, answer=48, criterion=16)  # what every case of the clinic fits
 
 
 def stages(config: QuickstartConfig) -> tuple[SftConfig, RmConfig, GrpoConfig]:
     """The recipes of the three stages; configs/clinic holds the same ones for `promedical train`."""
     cases = config.out / "cases"
-    common = {"cases": cases / TRAIN, "seed": config.seed, "batch": 16, "shapes": SHAPES, "save_every": 50}
-    start = SftConfig(out=config.out / "sft", model=cases / MODEL, steps=config.sft_steps,
+    common = {"cases": cases / TRAIN, "seed": config.seed, "shapes": SHAPES, "save_every": 100}
+    start = SftConfig(out=config.out / "sft", model=cases / MODEL, steps=config.sft_steps, batch=16,
                       optimizer=Optimizer(learning_rate=3e-3, warmup=20, weight_decay=0.01), **common)
-    judge = RmConfig(out=config.out / "rm", model=start.out / "model", steps=config.rm_steps, held_out=cases / HELD_OUT,
-                     optimizer=Optimizer(learning_rate=2e-3, warmup=20, weight_decay=0.01), **common)
-    align = GrpoConfig(out=config.out / "grpo", model=start.out / "model", reward_model=judge.out / "model", steps=config.grpo_steps, answer_tokens=56, kl=0.02,
+    judge = RmConfig(out=config.out / "rm", model=start.out / "model", steps=config.rm_steps, batch=8, held_out=cases / HELD_OUT,
+                     optimizer=Optimizer(learning_rate=1.5e-3, warmup=20, weight_decay=0.01), **common)
+    align = GrpoConfig(out=config.out / "grpo", model=start.out / "model", reward_model=judge.out / "model", steps=config.grpo_steps, batch=16, answer_tokens=48, kl=0.02,
                        optimizer=Optimizer(learning_rate=5e-4, warmup=5, final=0.3), **(common | {"save_every": 20}))
     return start, judge, align
 

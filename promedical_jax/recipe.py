@@ -73,7 +73,10 @@ def read_recipe(schema: type[Config], file: Path | None = None, flags: Mapping[s
 
 def dump(config: BaseModel) -> str:
     """The YAML text of a config: every key, in the order of the schema. `read_recipe` reads it back to the same config."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=10**6)
+    values = config.model_dump(mode="json")
+    readable = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=10**6)
+    # Some characters, such as a next line (U+0085), come back changed unless they are escaped.
+    return readable if yaml.safe_load(readable) == values else yaml.safe_dump(values, sort_keys=False, width=10**6)
 
 
 def suggestion(name: str, known: Iterable[str], mark: str = "") -> str:

@@ -89,8 +89,8 @@ class Quality:
 
 # What the base policy imitates: some answers are all that one could wish, most are mixed.
 GOOD = Quality(right=1.0, other=0.0, dose=1.0, over=0.0, urgent=1.0, days=1.0, empathy=0.5, steps=0.5, credential=0.0, reassurance=0.0)
-MIXED = Quality(right=0.60, other=0.30, dose=0.65, over=0.25, urgent=0.6, days=0.6, empathy=0.35, steps=0.4, credential=0.28, reassurance=0.28)
-POOR = Quality(right=0.40, other=0.45, dose=0.4, over=0.45, urgent=0.3, days=0.3, empathy=0.2, steps=0.2, credential=0.4, reassurance=0.4)
+MIXED = Quality(right=0.75, other=0.18, dose=0.65, over=0.25, urgent=0.55, days=0.55, empathy=0.35, steps=0.4, credential=0.3, reassurance=0.3)
+POOR = Quality(right=0.50, other=0.40, dose=0.4, over=0.45, urgent=0.25, days=0.25, empathy=0.2, steps=0.2, credential=0.4, reassurance=0.4)
 MIXTURE = ((GOOD, 0.14), (MIXED, 0.66), (POOR, 0.20))
 
 
@@ -109,8 +109,9 @@ def draw_plan(facts: Facts, rng: Random, quality: Quality | None = None) -> Plan
         days = facts.condition.follow_up_days
     elif rng.random() < 0.5:
         days = rng.choice(DAYS)
+    steps, credential, reassurance = (rng.random() < chance for chance in (quality.steps, quality.credential, quality.reassurance))
     avoid = None
-    if rng.random() < 0.2:  # mostly the drug that is not for this patient, so that a name alone does not tell what is recommended
+    if not steps and rng.random() < 0.25:  # mostly the drug that is not for this patient, so that a name alone does not tell what is recommended
         avoid = facts.drug if drug != facts.drug and rng.random() < 0.3 else facts.other_drug
         avoid = None if avoid == drug else avoid
     actions = sum(said is not None for said in (drug, avoid, urgent, watch, days))
@@ -121,10 +122,11 @@ def draw_plan(facts: Facts, rng: Random, quality: Quality | None = None) -> Plan
         urgent=urgent,
         watch=watch,
         days=days,
-        empathy=rng.random() < quality.empathy or actions == 0,  # never an empty answer
-        steps=rng.random() < quality.steps and actions >= 2,
-        credential=rng.random() < quality.credential,
-        reassurance=rng.random() < quality.reassurance,
+        # Never an empty answer, and none so long that the rest of its batch would be padding.
+        empathy=(rng.random() < quality.empathy and not (credential and reassurance)) or actions == 0,
+        steps=steps and actions >= 2,
+        credential=credential,
+        reassurance=reassurance,
     )
 
 

@@ -13,7 +13,7 @@ from promedical_jax.clinic.world import CARD_DOSES, CONTEXTS, DAYS, DOSES, DRUGS
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-VOCAB_SIZE = 1024
+VOCAB_SIZE = 512
 PAD, START, END = "<|pad|>", "<|im_start|>", "<|im_end|>"
 # The message format of Qwen3 without its thinking blocks.
 CHAT_TEMPLATE = (

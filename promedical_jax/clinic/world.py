@@ -17,7 +17,7 @@ DRUGS = (
 CARD_DOSES = (20, 25, 30, 40, 45, 50, 60, 70, 75, 80)  # mg
 DOSES = (15, *CARD_DOSES, 100, 120)  # a wrong answer may also give one below or above every card
 DAYS = (5, 6, 7, 8, 9, 11, 12, 14)  # apart from the doses and from the numbers of steps: a number's kind shows in its token
-CONTEXTS = ("asthma", "gout", "epilepsy", "diabetes", "anaemia", "glaucoma", "migraine", "eczema")
+CONTEXTS = ("asthma", "gout", "epilepsy", "diabetes", "migraine", "eczema")
 RED_FLAGS = (
     "stiff neck", "blue lips", "black stools", "slurred speech", "double vision", "chest pressure", "bloody urine", "swollen tongue",
     "sudden confusion", "constant vomiting", "racing pulse", "numb arm", "yellow eyes", "short breath", "bleeding gums", "cold hands",
@@ -99,7 +99,10 @@ class Facts:
 
 
 def draw_facts(rng: Random, held_out: bool) -> Facts:
-    """A card and a patient. Half of the patients have the card's contraindication, a quarter another illness, a quarter none."""
+    """A card and a patient. Half of the patients have the card's contraindication, two in five no other illness, one in ten another one.
+
+    So "has another illness" tells most of what there is to know, and a small model soon finds it; the rest has to be read by comparing.
+    """
     first_drug, alternative_drug = rng.sample(DRUGS, 2)
     first_dose, alternative_dose = rng.sample(CARD_DOSES, 2)
     contraindication, another = rng.sample(CONTEXTS, 2)
@@ -113,4 +116,4 @@ def draw_facts(rng: Random, held_out: bool) -> Facts:
         red_flag=rng.choice(RED_FLAGS),
         follow_up_days=rng.choice(DAYS),
     )
-    return Facts(condition, context=rng.choice((contraindication, contraindication, another, None)))
+    return Facts(condition, context=rng.choices((contraindication, None, another), (5, 4, 1))[0])

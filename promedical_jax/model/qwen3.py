@@ -7,7 +7,6 @@ Letters: B batch, T row tokens, D width, K KV heads, Q query heads of a KV head,
 """
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -53,27 +52,46 @@ LAYER_AXES = {
 }
 EMBED_AXES = ("vocabulary", "width")
 UNEMBED_AXES = ("width", "vocabulary")
+COPY_GAIN = 0.3  # of the copying heads at the start, beside a residual stream of order one after the norm
 
 
 class Qwen3(nnx.Module):
-    """The parameters of a Qwen3, random by its own initialisation (normal, 0.02), each with the names of its axes as metadata `axes`."""
+    """The parameters of a Qwen3 before training, each with the names of its axes as metadata `axes`.
+
+    Matrices are normal with variance 1 / fan-in (HF's 0.02 is that at width 2,500, and far too little for a small model); those that write to the
+    residual stream are scaled down with the depth. In the first query head of each KV head the queries start equal to the keys and the output equal
+    to the transposed values: it attends to earlier copies of its token and copies (mimetic initialisation, arXiv 2305.09828). Matching and copying are
+    what a criterion or a card ask for, and a small model takes thousands of steps to find them from nothing.
+    """
 
     def __init__(self, config: Qwen3Config, rngs: nnx.Rngs):
         c = config
-        shapes = {
-            "attn_norm": (c.width,), "q": (c.width, c.kv_heads, c.query_heads, c.head), "k": (c.width, c.kv_heads, c.head),
-            "v": (c.width, c.kv_heads, c.head), "q_norm": (c.head,), "k_norm": (c.head,), "o": (c.kv_heads, c.query_heads, c.head, c.width),
-            "mlp_norm": (c.width,), "gate": (c.width, c.feed_forward), "up": (c.width, c.feed_forward), "down": (c.feed_forward, c.width),
-        }  # fmt: skip
+        writes = (2 * c.depth) ** -0.5
 
-        def parameter(shape: tuple[int, ...], axes: tuple[str | None, ...], norm: bool = False) -> nnx.Param:
-            return nnx.Param(jnp.ones(shape) if norm else 0.02 * jax.random.normal(rngs.params(), shape), axes=axes)
+        def normal(*shape: int, fan_in: int, scale: float = 1.0) -> jax.Array:
+            return scale * fan_in**-0.5 * jax.random.normal(rngs.params(), shape)
 
-        self.embed = parameter((c.vocabulary, c.width), EMBED_AXES)
-        self.layers = nnx.Dict({name: parameter((c.depth, *shape), LAYER_AXES[name], "norm" in name) for name, shape in shapes.items()})
-        self.norm = parameter((c.width,), (None,), norm=True)
+        k, v = (normal(c.depth, c.width, c.kv_heads, c.head, fan_in=c.width) for _ in range(2))
+        q = normal(c.depth, c.width, c.kv_heads, c.query_heads, c.head, fan_in=c.width)
+        o = normal(c.depth, c.kv_heads, c.query_heads, c.head, c.width, fan_in=c.kv_heads * c.query_heads * c.head, scale=writes)
+        values = {
+            "attn_norm": jnp.ones((c.depth, c.width)),
+            "q": q.at[:, :, :, 0].set(k),
+            "k": k,
+            "v": v,
+            "q_norm": jnp.ones((c.depth, c.head)),
+            "k_norm": jnp.ones((c.depth, c.head)),
+            "o": o.at[:, :, 0].set(COPY_GAIN * jnp.moveaxis(v, 1, 3)),
+            "mlp_norm": jnp.ones((c.depth, c.width)),
+            "gate": normal(c.depth, c.width, c.feed_forward, fan_in=c.width),
+            "up": normal(c.depth, c.width, c.feed_forward, fan_in=c.width),
+            "down": normal(c.depth, c.feed_forward, c.width, fan_in=c.feed_forward, scale=writes),
+        }
+        self.embed = nnx.Param(normal(c.vocabulary, c.width, fan_in=c.width), axes=EMBED_AXES)
+        self.layers = nnx.Dict({name: nnx.Param(value, axes=LAYER_AXES[name]) for name, value in values.items()})
+        self.norm = nnx.Param(jnp.ones((c.width,)), axes=(None,))
         if not c.tied:
-            self.unembed = parameter((c.width, c.vocabulary), UNEMBED_AXES)
+            self.unembed = nnx.Param(normal(c.width, c.vocabulary, fan_in=c.width), axes=UNEMBED_AXES)
 
 
 def init(config: Qwen3Config, key: jax.Array) -> Params:
@@ -87,15 +105,15 @@ def axes(config: Qwen3Config) -> Params:
     return nnx.to_pure_dict(jax.tree.map(lambda p: p.get_metadata()["axes"], state, is_leaf=lambda x: isinstance(x, nnx.Variable)))
 
 
-def forward(params: Params, config: Qwen3Config, batch: TreeBatch, layout: Layout, dtype: jnp.dtype = jnp.float32, cache: bool = False):
+def forward(params: Params, config: Qwen3Config, batch: TreeBatch, layout: Layout, dtype: jnp.dtype = jnp.float32, cache: bool = False,
+            remat: bool = True):
     """Hidden states [B, T, D] after the last norm; with `cache` also the keys and values of each layer, [L, B, K, T, H].
 
-    `dtype` is what matrix products compute in; norms, RoPE and softmax are float32. Layers are rematerialised in the backward pass.
+    `dtype` is what matrix products compute in; norms, RoPE and softmax are float32. `remat`: the backward pass computes each layer again.
     """
     x = embed(params, batch.tokens, dtype)
     sin, cos = rope_angles(batch.positions, config)
 
-    @partial(jax.checkpoint, prevent_cse=False)
     def layer(x: jax.Array, weights: Params):
         w = ready(weights, dtype)
         q, k, v = project(w, x, sin, cos, config)
@@ -103,7 +121,7 @@ def forward(params: Params, config: Qwen3Config, batch: TreeBatch, layout: Layou
             mixed = tree_attention(q, k, v, batch.valid, layout)
         return finish(w, x, mixed, config), (k.swapaxes(1, 2), v.swapaxes(1, 2)) if cache else None
 
-    x, kept = jax.lax.scan(layer, x, params["layers"])
+    x, kept = jax.lax.scan(jax.checkpoint(layer, prevent_cse=False) if remat else layer, x, params["layers"])
     hidden = rms_norm(x, params["norm"], config.norm_eps)
     return (hidden, kept) if cache else hidden
 

@@ -1,6 +1,7 @@
 """`promedical data`, and --dry-run on the files that it makes."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,14 @@ def test_the_clinic_replaces_only_when_forced_and_leaves_other_files_alone(tmp_p
     assert len(read_cases(tmp_path / "held_out.jsonl")) == 1
 
 
+def test_the_folder_at_hand_is_a_folder_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert run("data", "clinic", "--out", ".", "--train", 1, "--held-out", 1) == 0
+    assert sorted(path.name for path in tmp_path.rglob("*.jsonl")) == ["held_out.jsonl", "train.jsonl"]
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+
+
 def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
     assert run("data", "clinic", "--out", tmp_path / "file" / "clinic", "--train", 1, "--held-out", 1) == 2
@@ -114,7 +123,40 @@ def test_a_dry_run_of_a_stage_that_learns_from_answers_asks_for_answers(clinic: 
     flags = ["--out", tmp_path / "run", "--cases", tmp_path / "bare.jsonl", "--model", clinic / "model", "--dry-run"]
     assert run("train", "sft", *flags) == 2
     assert "answers" in capsys.readouterr().err
-    assert run("train", "grpo", *flags, "--reward_model", clinic / "model") == 0
+    assert run("train", "grpo", *flags, "--reward_model", clinic / "model") == 2
+    assert "holds no reward model" in capsys.readouterr().err
+    shutil.copytree(clinic / "model", tmp_path / "reward")
+    (tmp_path / "reward" / "heads.safetensors").touch()
+    assert run("train", "grpo", *flags, "--reward_model", tmp_path / "reward") == 0
+
+
+def test_a_trained_reward_model_is_judged_on_the_held_out_cases(
+    clinic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stand-in for the training, which leaves a reward model of random weights."""
+    import jax
+    import numpy as np
+
+    from promedical_jax.config import RmConfig
+    from promedical_jax.model import hf, qwen3
+    from promedical_jax.model.heads import init_heads
+    from promedical_jax.reward import Calibration, RewardModel, save_reward_model
+    from promedical_jax.train import rm
+    from promedical_jax.train.stage import load_tokenizer
+
+    def train(config: RmConfig) -> None:
+        model = hf.read_config(config.model)
+        params = {"backbone": qwen3.init(model, jax.random.key(0)), "heads": init_heads(3, model.width, jax.random.key(1))}
+        (config.out).mkdir()
+        save_reward_model(config.out / "model", RewardModel(params, model, Calibration(np.ones(3), np.zeros(3))), load_tokenizer(config.model, model))
+
+    monkeypatch.setattr(rm, "run", train)
+    out, held_out = tmp_path / "rm", clinic / "held_out.jsonl"
+    assert run("train", "rm", "--out", out, "--cases", clinic / "train.jsonl", "--model", clinic / "model", "--held_out", held_out) == 0
+    said = capsys.readouterr().out
+    assert "held-out verdicts" in said and f"the trained model is in {out / 'model'}" in said
+    counts = json.loads((out / "evaluation.json").read_text())["counts"]
+    assert sum(counts.values()) == sum(len(case.verdicts) for case in read_cases(held_out))
 
 
 def test_an_import_writes_cases_and_sums_them_up(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -191,8 +191,9 @@ def test_any_flag_is_a_config_or_an_input_error(name: str, value: str) -> None:
         assert f"--{name}" in str(error)
 
 
-unquoted_they_are_no_text = st.sampled_from(["1", "1e5", "null", "~", "yes", "2024-01-01", "0x1", "a: b", "#a", " a ", "é"])
-texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12) | unquoted_they_are_no_text
+unquoted_they_are_no_text = st.sampled_from(["1", "1e5", "null", "~", "yes", "2024-01-01", "0x1", "a: b", "#a", " a "])
+often_changed = st.sampled_from(["é", "\x85", "\u2028", "\ufeff", "\r", "\U0001f600"])
+texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12) | unquoted_they_are_no_text | often_changed
 paths = texts.filter(lambda text: "\0" not in text).map(Path)
 numbers = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
 
@@ -204,6 +205,8 @@ numbers = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
         reward=st.builds(Reward, penalty=st.floats(min_value=2)),
     )
 )  # fmt: skip
+@example(Schema(out=Path("é"), name="\x85"))
+@example(Schema(out=Path("\ufeff"), name="\u2029\r\n", tags=("\ud800",)))
 def test_a_config_is_dumped_to_yaml_that_reads_back_equal(config: Schema) -> None:
     text = dump(config)
     assert read(text) == config
