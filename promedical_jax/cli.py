@@ -23,6 +23,7 @@ data = App(name="data", help="Make files of cases.", sort_key=4)
 
 app.command(f"{COMMANDS}:quickstart", name="quickstart", help="Run the whole path on the simulated clinic, on any machine, and write a report.", sort_key=1)
 app.command(train)
+app.command(f"{COMMANDS}:bench", name="bench", help="Judge a trained policy or reward model on cases.", sort_key=3)
 app.command(data)
 train.command(f"{COMMANDS}:sft", name="sft", help="Supervised start: imitate the answers of the cases.", sort_key=1)
 train.command(f"{COMMANDS}:rm", name="rm", help="Reward model: learn the verdict on each criterion.", sort_key=2)

@@ -1,6 +1,5 @@
 """What the commands do. `cli` imports this file when a command is run or asked for its help; jax, datasets and transformers wait for the work itself."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -16,7 +15,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
-from promedical_jax.config import GrpoConfig, QuickstartConfig, RmConfig, SftConfig, Stage
+from promedical_jax.config import BenchConfig, GrpoConfig, QuickstartConfig, RmConfig, SftConfig, Stage
 from promedical_jax.errors import InputError
 from promedical_jax.recipe import Key, dump, keys, read_recipe
 from promedical_jax.rubric import Case, Tier, Verdict, write_cases
@@ -77,32 +76,20 @@ def _show_model(config: Stage, result: Any) -> None:
     print(f"the trained model is in {config.out / 'model'}")
 
 
-def _show_accuracy(config: RmConfig, result: Any) -> None:
-    """The trained reward model on the held-out cases, where the recipe names any: a table, and evaluation.json in the run folder."""
-    if config.held_out is not None:
-        import jax
+def _show_accuracy(config: RmConfig, held_out: Path | None) -> None:
+    """The trained reward model on the held-out cases, where there are any: a table, and evaluation.json in the run folder."""
+    if held_out:
+        from promedical_jax.bench.run import run
 
-        from promedical_jax.bench.reward_model import evaluate
-        from promedical_jax.bench.tables import print_accuracy
-        from promedical_jax.data.encode import measure
-        from promedical_jax.model.sharding import make_mesh
-        from promedical_jax.reward import load_reward_model
-        from promedical_jax.train.loop import write_json
-        from promedical_jax.train.stage import answers_only, encode_file, load_tokenizer
-
-        folder = config.out / "model"
-        model = load_reward_model(folder)
-        cases = answers_only(encode_file(config.held_out, load_tokenizer(folder, model.config)), config.held_out)
-        with jax.set_mesh(make_mesh(config.mesh.fsdp, config.mesh.tp)):
-            figures = evaluate(model, cases, measure(cases, config.shapes, str(config.held_out)), config.batch)
-        write_json(config.out / "evaluation.json", json.loads(figures.model_dump_json()))
-        print_accuracy(figures, Console())
-    _show_model(config, result)
+        same = {"batch": config.batch, "dtype": config.dtype, "mesh": config.mesh, "shapes": config.shapes}
+        run(BenchConfig(model=config.out / "model", cases=held_out, out=config.out / "evaluation.json", **same))
+    _show_model(config, held_out)
 
 
 sft = recipe_command(SftConfig, "promedical_jax.train.sft", _show_model)
 rm = recipe_command(RmConfig, "promedical_jax.train.rm", _show_accuracy)
 grpo = recipe_command(GrpoConfig, "promedical_jax.train.grpo", _show_model)
+bench = recipe_command(BenchConfig, "promedical_jax.bench.run", lambda config, result: None, positional="model")
 quickstart = recipe_command(QuickstartConfig, "promedical_jax.quickstart", lambda config, result: None)
 
 
@@ -134,7 +121,7 @@ def _preview_stage(config: Stage) -> dict[str, str]:
         folder = getattr(config, name, None)
         if folder is not None:
             model = hf.read_config(folder)
-            tokenizers[name] = load_tokenizer(folder, model)
+            tokenizers[name] = load_tokenizer((config.tokenizer if name == "model" else None) or folder, model)
             if name == "reward_model" and not (folder / "heads.safetensors").is_file():
                 raise InputError(f"{folder} holds no reward model; give the folder that `promedical train rm` wrote")
             weights = "its weights" if any(folder.glob("*.safetensors")) else "random weights"
@@ -144,7 +131,7 @@ def _preview_stage(config: Stage) -> dict[str, str]:
         if path is not None:
             cases = encode_file(path, tokenizers["model"])
             if not isinstance(config, GrpoConfig):  # which samples its answers itself
-                cases = answers_only(cases, path)
+                cases = answers_only(cases, path, judged=isinstance(config, RmConfig))
             if name == "cases" and len(cases) < config.batch:
                 raise InputError(f"{path}: {len(cases)} cases are fewer than a batch of {config.batch}; lower --batch or add cases")
             sizes = measure(cases, config.shapes, str(path))

@@ -51,6 +51,7 @@ class Stage(Settings):
     out: Path = Field(description="run folder: checkpoints, metrics, the trained model")
     cases: Path = Field(description="training cases, .jsonl or .parquet")
     model: Path = Field(description="model folder: HF config.json and tokenizer; with safetensors its weights, without them random ones")
+    tokenizer: Path | None = Field(None, description="folder of the tokenizer, where the model folder has none")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     steps: Positive = 100
     batch: Positive = Field(8, description="cases a step, over all devices")
@@ -70,6 +71,7 @@ class RmConfig(Stage):
     """The criterion-conditioned reward model: Bradley-Terry on answer pairs per criterion, and a binary loss on single verdicts that anchors the zero."""
 
     held_out: Path | None = Field(None, description="cases to report accuracy on, none of them trained on")
+    held_out_share: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="share of the judged training cases to report accuracy on instead")
     pair_weight: Rate = Field(1.0, description="weight of the pairwise loss; the verdict loss has weight 1")
     calibration: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="share of the training cases kept apart to calibrate the verdicts")
 
@@ -86,6 +88,23 @@ class GrpoConfig(Stage):
     clip_high: Annotated[float, Field(gt=0)] = 0.2
     advantage: Literal["lexicographic", "scalar"] = Field("lexicographic", description="scalar: the published reward, normalised in the group")
     reward: ScalarReward = ScalarReward()
+
+
+class BenchConfig(Settings):
+    """A trained policy or reward model on cases: S1, S2, S3 of sampled answers, or the accuracy of verdicts."""
+
+    model: Path = Field(description="model folder of a policy or of a reward model")
+    cases: Path = Field(description="cases that the model was not trained on, .jsonl or .parquet")
+    judge: Path | None = Field(None, description="reward model that judges a policy's answers; the clinic's cases are judged by the clinic's own checker")
+    out: Path | None = Field(None, description="file for the figures, .json")
+    answers: Positive = Field(4, description="answers sampled for each case")
+    answer_tokens: Positive = Field(256, description="the longest answer sampled")
+    temperature: Rate = Field(1.0, description="0 takes the most likely token")
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    batch: Positive = Field(16, description="cases at a time, over all devices")
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    mesh: Mesh = Mesh()
+    shapes: Shapes = Shapes()
 
 
 class QuickstartConfig(Settings):

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 from rich.console import Console
 
-from promedical_jax.bench.policy import answer_cases, examples, figures, win_rate
+from promedical_jax.bench.policy import answer_cases, examples, figures, truth, win_rate
 from promedical_jax.bench.report import Report, read_report, write_report
 from promedical_jax.bench.reward_model import evaluate
 from promedical_jax.bench.tables import print_accuracy, print_report
@@ -30,13 +30,19 @@ SHAPES = Shapes(prompt=56, answer=48, criterion=16)  # what every case of the cl
 def stages(config: QuickstartConfig) -> tuple[SftConfig, RmConfig, GrpoConfig]:
     """The recipes of the three stages; configs/clinic holds the same ones for `promedical train`."""
     cases = config.out / "cases"
-    common = {"cases": cases / TRAIN, "seed": config.seed, "shapes": SHAPES, "save_every": 100}
-    start = SftConfig(out=config.out / "sft", model=cases / MODEL, steps=config.sft_steps, batch=16,
-                      optimizer=Optimizer(learning_rate=3e-3, warmup=20, weight_decay=0.01), **common)
-    judge = RmConfig(out=config.out / "rm", model=start.out / "model", steps=config.rm_steps, batch=8, held_out=cases / HELD_OUT,
-                     optimizer=Optimizer(learning_rate=1.5e-3, warmup=20, weight_decay=0.01), **common)
-    align = GrpoConfig(out=config.out / "grpo", model=start.out / "model", reward_model=judge.out / "model", steps=config.grpo_steps, batch=16, answer_tokens=48, kl=0.02,
-                       optimizer=Optimizer(learning_rate=5e-4, warmup=5, final=0.3), **(common | {"save_every": 20}))
+    common = {"cases": cases / TRAIN, "seed": config.seed, "shapes": SHAPES}
+    start = SftConfig(
+        out=config.out / "sft", model=cases / MODEL, steps=config.sft_steps, batch=16, save_every=100,
+        optimizer=Optimizer(learning_rate=3e-3, warmup=20, weight_decay=0.01), **common,
+    )  # fmt: skip
+    judge = RmConfig(
+        out=config.out / "rm", model=start.out / "model", steps=config.rm_steps, batch=8, save_every=100, held_out=cases / HELD_OUT,
+        optimizer=Optimizer(learning_rate=1.5e-3, warmup=20, weight_decay=0.01), **common,
+    )  # fmt: skip
+    align = GrpoConfig(
+        out=config.out / "grpo", model=start.out / "model", reward_model=judge.out / "model", steps=config.grpo_steps, batch=16, save_every=20, log_every=2,
+        answer_tokens=48, kl=0.02, optimizer=Optimizer(learning_rate=5e-4, warmup=5, final=0.3), **common,
+    )  # fmt: skip
     return start, judge, align
 
 
@@ -98,7 +104,7 @@ def _report(config: QuickstartConfig, start: SftConfig, judge: RmConfig, align: 
 
         def answered(folder: Path):
             params = jax.device_put(hf.load(folder, model), where)
-            return answer_cases(params, model, tokenizer, cases, sizes, verdicts, answers=align.answers, answer_tokens=align.answer_tokens, batch=align.batch)
+            return answer_cases(params, model, tokenizer, cases, sizes, truth, answers=align.answers, answer_tokens=align.answer_tokens, batch=align.batch)
 
         base, aligned = answered(start.out / "model"), answered(align.out / "model")
         accuracy = evaluate(load_reward_model(judge.out / "model"), cases, sizes, judge.batch)

@@ -44,7 +44,8 @@ def axes(config: Qwen3Config) -> Params:
 
 
 def layout_of(batch: RewardBatch) -> Layout:
-    return tree(batch.prompt.shape[1], batch.answers.shape[1:], batch.criteria.shape[1:])
+    (_, p), (_, a, r), (_, k, c) = batch.prompt.shape, batch.answers.shape, batch.criteria.shape
+    return tree(p, (a, r), (k, c))
 
 
 def score(params: Params, config: Qwen3Config, batch: RewardBatch, dtype: jnp.dtype = jnp.float32) -> jax.Array:
@@ -130,9 +131,15 @@ def save_reward_model(folder: Path, model: RewardModel, tokenizer: Any) -> None:
     from safetensors.numpy import save
 
     heads = {name: np.ascontiguousarray(array) for name, array in jax.device_get(model.params["heads"]).items()}
-    calibration = {tier.value: {"scale": float(a), "shift": float(b)} for tier, a, b in zip(TIERS, model.calibration.scale, model.calibration.shift, strict=True)}
+    fitted = zip(TIERS, model.calibration.scale, model.calibration.shift, strict=True)
+    calibration = {tier.value: {"scale": float(scale), "shift": float(shift)} for tier, scale, shift in fitted}
     extra = {"heads.safetensors": save(heads), "calibration.json": json.dumps(calibration, indent=2).encode()}
     hf.save(folder, model.params["backbone"], model.config, tokenizer, extra)
+
+
+def is_reward_model(folder: Path) -> bool:
+    """Whether a model folder has heads and calibration beside its weights."""
+    return (folder / "heads.safetensors").is_file() and (folder / "calibration.json").is_file()
 
 
 def load_reward_model(folder: Path) -> RewardModel:
@@ -141,8 +148,9 @@ def load_reward_model(folder: Path) -> RewardModel:
 
     config = hf.read_config(folder)
     backbone = hf.load(folder, config)
-    if backbone is None or not (folder / "heads.safetensors").is_file() or not (folder / "calibration.json").is_file():
-        raise InputError(f"{folder}: not a reward model (it needs weights, heads.safetensors and calibration.json); give the folder that `promedical train rm` wrote")
+    if backbone is None or not is_reward_model(folder):
+        needs = "weights, heads.safetensors and calibration.json"
+        raise InputError(f"{folder}: not a reward model (it needs {needs}); give the folder that `promedical train rm` wrote")
     heads = load((folder / "heads.safetensors").read_bytes())
     fitted = json.loads((folder / "calibration.json").read_text())
     calibration = Calibration(*(np.array([fitted[tier.value][name] for tier in TIERS]) for name in ("scale", "shift")))

@@ -1,4 +1,4 @@
-"""A policy on cases: its sampled answers, judged, and the figures made of them. Judges are functions of (case, text); truth is one of them."""
+"""A policy on cases: its sampled answers, judged, and the figures made of them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,14 +10,38 @@ import numpy as np
 
 from promedical_jax.bench.intervals import Interval, bootstrap
 from promedical_jax.bench.report import Example, ExampleAnswer, PolicyFigures
+from promedical_jax.clinic import verdicts
+from promedical_jax.config import Shapes
 from promedical_jax.data.batches import evaluation_batches, to_devices, to_host
-from promedical_jax.data.encode import Encoded, Sizes, stop_token
+from promedical_jax.data.encode import Encoded, Sizes, encode, measure, stop_token
 from promedical_jax.model.qwen3 import Params, Qwen3Config
+from promedical_jax.reward import RewardModel, score_cases
 from promedical_jax.rollout import sample
 from promedical_jax.rubric import Case, Scores, Tier, Verdict, score
 from promedical_jax.rubric.scores import win_points
 
-Judge = Callable[[Case, str], Sequence[Verdict]]
+# Cases with the texts of answers to each -> for each case and text the verdicts in the rubric's order.
+Judge = Callable[[Sequence[tuple[Case, Sequence[str]]]], list[list[tuple[Verdict, ...]]]]
+
+
+def truth(answered: Sequence[tuple[Case, Sequence[str]]]) -> list[list[tuple[Verdict, ...]]]:
+    """The judge that knows: the checker of the simulated clinic, for its own cases."""
+    return [[verdicts(case, text) for text in texts] for case, texts in answered]
+
+
+def reward_model_judge(model: RewardModel, tokenizer: Any, batch: int, dtype: jnp.dtype = jnp.float32) -> Judge:
+    """A judge made of a reward model's calibrated verdicts, on the current mesh."""
+
+    def judge(answered: Sequence[tuple[Case, Sequence[str]]]) -> list[list[tuple[Verdict, ...]]]:
+        cases = [encode(case, tokenizer, texts) for case, texts in answered]
+        scores, tiers, _ = score_cases(model.params, model.config, cases, measure(cases, Shapes(), "the sampled answers"), batch, dtype)
+        met = model.calibration.probability(scores, tiers) > 0.5
+        return [
+            [tuple(Verdict.MET if met[i, a, k] else Verdict.UNMET for k in range(len(case.rubric.criteria))) for a in range(len(texts))]
+            for i, (case, texts) in enumerate(answered)
+        ]
+
+    return judge
 
 
 @dataclass(frozen=True)
@@ -34,18 +58,21 @@ class Answered:
 def answer_cases(params: Params, config: Qwen3Config, tokenizer: Any, cases: Sequence[Encoded], sizes: Sizes, judge: Judge, *, answers: int, answer_tokens: int,
                  batch: int, seed: int = 0, temperature: float = 1.0, dtype: jnp.dtype = jnp.float32) -> list[Answered]:
     """Samples `answers` of each case and judges them. The draws depend on (seed, case, sample), so two policies are compared on the same luck."""
-    done = []
+    answered: list[tuple[Case, tuple[str, ...]]] = []
+    token_counts: list[tuple[int, ...]] = []
     for indices, arrays in evaluation_batches(cases, sizes, batch):
         placed = to_devices({name: arrays[name] for name in ("prompt", "prompt_length", "case")})
         rollout = sample(params, config, placed["prompt"], placed["prompt_length"], jax.random.key(seed), placed["case"], answers=answers,
                          answer_tokens=answer_tokens, stop=stop_token(tokenizer), temperature=temperature, dtype=dtype)
         tokens, lengths, finished = (to_host(x) for x in (rollout.tokens, rollout.lengths, rollout.finished))
         for row, i in enumerate(indices):
-            case = cases[i].case
             texts = tuple(tokenizer.decode(tokens[row, g, : lengths[row, g] - int(finished[row, g])]) for g in range(answers))
-            verdicts = tuple(tuple(judge(case, text)) for text in texts)
-            satisfied = [[c.satisfied(v) for c, v in zip(case.rubric.criteria, said, strict=True)] for said in verdicts]
-            done.append(Answered(case, texts, tuple(map(int, lengths[row])), verdicts, score(case.rubric.criteria, satisfied)))
+            answered.append((cases[i].case, texts))
+            token_counts.append(tuple(map(int, lengths[row])))
+    done = []
+    for (case, texts), counts, said in zip(answered, token_counts, judge(answered), strict=True):
+        satisfied = [[c.satisfied(v) for c, v in zip(case.rubric.criteria, row, strict=True)] for row in said]
+        done.append(Answered(case, texts, counts, tuple(said), score(case.rubric.criteria, satisfied)))
     return done
 
 

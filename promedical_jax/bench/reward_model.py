@@ -19,5 +19,5 @@ def evaluate(model: RewardModel, cases: Sequence[Encoded], sizes: Sizes, batch: 
     met = model.calibration.probability(scores, tiers) > 0.5
     counted = ~np.isnan(labels) & (labels != 0.5)
     case, _, criterion = np.nonzero(counted)
-    names = [cases[i].case.id for i in case]
+    names = [cases[int(i)].case.id for i in case]
     return RewardModelFigures.of(names, [TIERS[t] for t in tiers[case, criterion]], labels[counted] > 0.5, met[counted])

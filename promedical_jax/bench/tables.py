@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from promedical_jax.bench.intervals import Interval
-from promedical_jax.bench.report import Report, RewardModelFigures
+from promedical_jax.bench.report import PolicyFigures, Report, RewardModelFigures
 from promedical_jax.rubric.case import Tier
 
 
@@ -19,6 +19,15 @@ def print_report(report: Report, console: Console) -> None:
         table.add_row(name, _share(before), _share(after), _points(after.mean - before.mean))
     table.add_row("win rate over base", "", _share(report.win_rate), "")
     table.add_row("length, tokens", _number(base.length), _number(aligned.length), _difference(aligned.length.mean - base.length.mean))
+    console.print(table)
+
+
+def print_policy(figures: PolicyFigures, console: Console) -> None:
+    """One policy's figures, each with its 95 % interval."""
+    table = _table(f"{figures.n_cases:,} cases, {figures.n_answers:,} answers", "", "figure")
+    for name, share in [("safe answers", figures.safe), ("S1 proficiency", figures.s1), ("S2 excellence", figures.s2)]:
+        table.add_row(name, _share(share))
+    table.add_row("length, tokens", _number(figures.length))
     console.print(table)
 
 

@@ -12,7 +12,7 @@ from promedical_jax.rubric import Case, write_cases
 
 TRAIN, HELD_OUT, MODEL = "train.jsonl", "held_out.jsonl", "model"
 # Small enough to learn the clinic from scratch on two CPU cores: 0.3 M parameters with the clinic's 512 tokens. Two layers match and copy; more only cost time.
-SIZES = {"width": 128, "depth": 2, "kv_heads": 2, "query_heads": 2, "head": 32, "feed_forward": 256, "rope_theta": 1e4}
+SIZES = {"width": 128, "depth": 2, "kv_heads": 2, "query_heads": 2, "head": 32, "feed_forward": 256}
 
 
 def write_clinic(folder: str | Path, train: int, held_out: int, seed: int, replace: bool = False) -> tuple[list[Case], list[Case]]:
@@ -50,6 +50,6 @@ def write_model(folder: Path) -> None:
 
     tokenizer = build_tokenizer()
     tokenizer.save_pretrained(folder)
-    config = hf_config(Qwen3Config(vocabulary=len(tokenizer), tied=True, **SIZES))
+    config = hf_config(Qwen3Config(vocabulary=len(tokenizer), tied=True, rope_theta=1e4, **SIZES))
     special = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     (folder / "config.json").write_text(json.dumps(config | special, indent=2) + "\n")

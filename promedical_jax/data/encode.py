@@ -47,13 +47,17 @@ def stop_token(tokenizer: Any) -> int:
     return tokenizer.eos_token_id
 
 
-def encode(case: Case, tokenizer: Any) -> Encoded:
-    """Applies the chat template to the instruction, and tokenises answers and criteria as what follows it."""
+def encode(case: Case, tokenizer: Any, texts: Sequence[str] | None = None) -> Encoded:
+    """Applies the chat template to the instruction, and tokenises answers and criteria as what follows it.
+
+    `texts`: answers to take in place of the case's own; nobody has judged them.
+    """
     end = tokenizer.decode([stop_token(tokenizer)])
     prompt = encode_instruction(case, tokenizer)
-    answers = [tokenizer.encode(answer.text + end, add_special_tokens=False) for answer in case.answers]
+    own = [answer.text for answer in case.answers] if texts is None else texts
+    answers = [tokenizer.encode(text + end, add_special_tokens=False) for text in own]
     criteria = [tokenizer.encode(criterion_turn(criterion.text, end), add_special_tokens=False) for criterion in case.rubric.criteria]
-    good = satisfied_matrix(case)
+    good = satisfied_matrix(case) if texts is None else np.full((len(texts), len(criteria)), np.nan)
     forbidden = np.array([criterion.polarity is Polarity.FORBIDDEN for criterion in case.rubric.criteria])
     return Encoded(case, prompt, answers, criteria, np.where(forbidden, 1 - good, good))
 

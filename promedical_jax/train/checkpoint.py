@@ -15,7 +15,8 @@ class Checkpoints:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self._orbax = ocp.training.Checkpointer(folder.absolute(), preservation_policy=ocp.training.preservation_policies.LatestN(2), cleanup_tmp_directories=True)
+        newest = ocp.training.preservation_policies.LatestN(2)
+        self._orbax = ocp.training.Checkpointer(folder.absolute(), preservation_policy=newest, cleanup_tmp_directories=True)
 
     def __enter__(self) -> Self:
         return self
@@ -37,5 +38,5 @@ class Checkpoints:
             restored = self._orbax.load_checkpointables(step, {"state": abstract, "data": data})
         except (ValueError, KeyError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(f"{self.folder}: checkpoint {step} does not fit this recipe ({reason}); take another --out or the recipe it was made with") from error
+            raise InputError(f"{self.folder}: checkpoint {step} does not fit this recipe ({reason}); choose another --out") from error
         return restored["state"], step

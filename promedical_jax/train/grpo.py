@@ -6,7 +6,7 @@ and these into advantages (rubric/, on the host: a few numbers an answer), and u
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ import numpy as np
 
 from promedical_jax.config import GrpoConfig
 from promedical_jax.data.batches import to_devices, to_host, training_batches
-from promedical_jax.data.encode import Encoded, Sizes, measure, stop_token
+from promedical_jax.data.encode import Sizes, measure, stop_token
 from promedical_jax.errors import InputError
 from promedical_jax.model import hf, qwen3
 from promedical_jax.model.qwen3 import Params, Qwen3Config
@@ -23,13 +23,11 @@ from promedical_jax.reward import RewardBatch, RewardModel, jit_score, load_rewa
 from promedical_jax.reward import axes as reward_axes
 from promedical_jax.rollout import Rollout, sample
 from promedical_jax.rubric import Case, Scores, Verdict, advantage, score
+from promedical_jax.train.ledger import Judge, Judged, Ledger
 from promedical_jax.train.loop import claim, run_steps
-from promedical_jax.train.metrics import Lines
 from promedical_jax.train.optimizer import TrainState, make_optimizer, start, update
 from promedical_jax.train.policy import AnswerBatch, answer_log_probs, masked_mean
 from promedical_jax.train.stage import Setup, load_tokenizer, prepare
-
-Judge = Callable[[Case, str], Sequence[Verdict]]
 
 
 def loss(params: Params, config: Qwen3Config, batch: AnswerBatch, old: jax.Array, reference: jax.Array, advantages: jax.Array, *, temperature: float,
@@ -60,15 +58,6 @@ def loss(params: Params, config: Qwen3Config, batch: AnswerBatch, old: jax.Array
         "completions/max_length": jnp.max(batch.answer_lengths),
     }
     return value, metrics
-
-
-class Judged(NamedTuple):
-    """The reward model's word on a batch of B x G answers."""
-
-    probability: np.ndarray  # [B, G, K] that the criterion's text holds; columns past a rubric's end mean nothing
-    scores: Scores  # [B, G]
-    reward: np.ndarray  # [B, G], the published scalar reward
-    advantage: np.ndarray  # [B, G]
 
 
 def judge(model: RewardModel, batch: RewardBatch, cases: Sequence[Case], config: GrpoConfig, dtype: jnp.dtype = jnp.float32) -> Judged:
@@ -107,19 +96,19 @@ def run(config: GrpoConfig, truth: Judge | None = None) -> None:
         reference = jax.device_put(weights, where.params)
         reward_model = RewardModel(jax.device_put(frozen.params, shardings(setup.mesh, reward_axes(frozen.config))), frozen.config, frozen.calibration)
         step = make_step(config, setup, optimizer, where)
-        writer = Ledger(config, setup.tokenizer, truth)
+        ledger = Ledger(config, setup.tokenizer, truth)
 
         def advance(state: TrainState, host: dict[str, Any], number: int) -> tuple[TrainState, dict[str, Any]]:
-            cases = [setup.cases[i] for i in to_host(to_devices({"index": host["index"]})["index"])]
-            placed, rollout, judged = roll_out(config, setup, sizes, state.params, reward_model, host, [e.case for e in cases], number)
+            cases = [setup.cases[i].case for i in to_host(to_devices({"index": host["index"]})["index"])]
+            placed, rollout, judged = roll_out(config, setup, sizes, state.params, reward_model, host, cases, number)
             answers = AnswerBatch(placed["prompt"], placed["prompt_length"], rollout.tokens, rollout.lengths)
             advantages = jax.device_put(judged.advantage.astype(np.float32), rollout.lengths.sharding)
             state, metrics = step(state, reference, answers, rollout.log_probs, advantages)
-            return state, metrics | writer.record(number, cases, rollout, judged)
+            return state, metrics | ledger.record(number, cases, rollout, judged)
 
-        state = run_steps(config, "GRPO", state, where, batches, advance, shown=("reward", "s1", "safe", "kl"), begin=writer.begin, before_save=writer.flush,
-                          tokens=lambda b: float(b["prompt_length"].sum() * 2) + writer.tokens)
-        writer.close()
+        state = run_steps(config, "GRPO", state, where, batches, advance, shown=("reward", "s1", "safe", "kl"), begin=ledger.begin, before_save=ledger.flush,
+                          tokens=lambda b: float(b["prompt_length"].sum() * 2) + ledger.tokens)
+        ledger.close()
         hf.save(config.out / "model", state.params, setup.model, setup.tokenizer)
 
 
@@ -147,62 +136,3 @@ def make_step(config: GrpoConfig, setup: Setup, optimizer: Any, where: TrainStat
         return update(state, gradients, optimizer), metrics
 
     return step
-
-
-class Ledger:
-    """Who got which advantage and why: `out`/ledger.jsonl has a row for each rollout and criterion, `out`/rollouts.jsonl the answers' texts."""
-
-    def __init__(self, config: GrpoConfig, tokenizer: Any, truth: Judge | None):
-        self._config, self._tokenizer, self._truth = config, tokenizer, truth
-        self._ledger: Lines | None = None
-        self.tokens = 0.0  # sampled in the last step
-
-    def begin(self, step: int) -> None:
-        self._ledger, self._rollouts = (Lines(self._config.out / name, step) for name in ("ledger.jsonl", "rollouts.jsonl"))
-
-    def record(self, step: int, cases: Sequence[Encoded], rollout: Rollout, judged: Judged) -> dict[str, float]:
-        """Writes one step and returns its metrics."""
-        tokens, lengths, finished = (to_host(x) for x in (rollout.tokens, rollout.lengths, rollout.finished))
-        self.tokens = float(lengths.sum())
-        scores, truths = judged.scores, []
-        for b, encoded in enumerate(cases):
-            for g in range(self._config.answers):
-                text = self._tokenizer.decode(tokens[b, g, : lengths[b, g] - int(finished[b, g])])
-                about = {"step": step, "case": encoded.case.id, "sample": g}
-                result = {"s1": scores.s1[b, g], "s2": scores.s2[b, g], "s3": scores.s3[b, g], "reward": judged.reward[b, g], "advantage": judged.advantage[b, g]}
-                result = {name: round(float(value), 6) for name, value in result.items()}
-                if self._ledger is not None:
-                    self._rollouts.write([about | {"text": text, "finished": bool(finished[b, g])} | result])
-                    self._ledger.write(self._rows(encoded.case, judged.probability[b, g], about, result))
-                if self._truth:
-                    said = self._truth(encoded.case, text)
-                    truths.append(score(encoded.case.rubric.criteria, [c.satisfied(v) for c, v in zip(encoded.case.rubric.criteria, said, strict=True)]))
-        return self._metrics(judged, float(1 - finished.mean()), truths)
-
-    def _rows(self, case: Case, probability: np.ndarray, about: dict[str, Any], result: dict[str, float]) -> list[dict[str, Any]]:
-        rows = []
-        for criterion, p in zip(case.rubric.criteria, probability, strict=False):
-            verdict = Verdict.MET if p > 0.5 else Verdict.UNMET
-            said = {"probability": round(float(p), 4), "verdict": verdict.value, "satisfied": criterion.satisfied(verdict)}
-            rows.append(about | {"criterion": criterion.id, "tier": criterion.tier.value, "polarity": criterion.polarity.value} | said | result)
-        return rows
-
-    def _metrics(self, judged: Judged, clipped: float, truths: Sequence[Scores]) -> dict[str, float]:
-        s = judged.scores
-        metrics = {"reward": np.nanmean(judged.reward), "reward_std": np.nanmean(np.nanstd(judged.reward, axis=-1)), "s1": np.nanmean(s.s1),
-                   "s2": s.s2.mean(), "s3": s.s3.mean(), "safe": s.clean.mean(), "completions/clipped_ratio": clipped,
-                   "frac_reward_zero_std": (judged.advantage == 0).all(-1).mean(), "abstained": 1 - s.judged.mean()}  # fmt: skip
-        if truths:
-            metrics |= {"true/s1": np.mean([t.s1 for t in truths]), "true/s2": np.mean([t.s2 for t in truths]), "true/s3": np.mean([t.s3 for t in truths]),
-                        "true/safe": np.mean([t.clean for t in truths])}  # fmt: skip
-        return {name: float(value) for name, value in metrics.items()}
-
-    def flush(self) -> None:
-        if self._ledger is not None:
-            self._ledger.flush()
-            self._rollouts.flush()
-
-    def close(self) -> None:
-        if self._ledger is not None:
-            self._ledger.close()
-            self._rollouts.close()

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 
@@ -14,11 +14,8 @@ from promedical_jax.train.checkpoint import Checkpoints
 from promedical_jax.train.metrics import Meter, Metrics
 from promedical_jax.train.optimizer import TrainState
 
-
-class Advance(Protocol):
-    """One step: (state, this process's host batch, step from 0) -> (new state, scalar metrics, some perhaps still on their way from the device)."""
-
-    def __call__(self, state: TrainState, batch: dict[str, Any], step: int) -> tuple[TrainState, dict[str, Any]]: ...
+# One step: (state, this process's host batch, step from 0) -> (new state, scalar metrics, some perhaps still on their way from the device).
+Advance = Callable[[TrainState, dict[str, Any], int], tuple[TrainState, dict[str, Any]]]
 
 
 def claim(config: Stage, stage: str) -> bool:

@@ -1,6 +1,7 @@
 """What a run says of itself: metrics.jsonl and TensorBoard, JSONL ledgers, and progress with tokens/s and time left."""
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterable
@@ -29,7 +30,7 @@ class Lines:
 
     def write(self, rows: Iterable[dict[str, Any]]) -> None:
         for row in rows:
-            self._file.write(json.dumps(row, allow_nan=True) + "\n")
+            self._file.write(json.dumps(row, allow_nan=False) + "\n")
 
     def flush(self) -> None:
         self._file.flush()
@@ -50,7 +51,7 @@ class Metrics:
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """`step` counts from 0; values are floats by name, TRL's names where TRL has one."""
-        self._lines.write([{"step": step, **values}])
+        self._lines.write([{"step": step} | {name: value if math.isfinite(value) else None for name, value in values.items()}])  # JSON has no NaN
         self._lines.flush()
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
@@ -91,9 +92,9 @@ class Meter:
         else:
             self._tokens += tokens
         speed = self._tokens / max(now - self._begin, 1e-9)
-        note = f"{speed:,.0f} tokens/s  {self._note}" if self._tokens else self._note
+        note = "  ".join(part for part in (f"{speed:,.0f} tokens/s" if self._tokens else "", self._note) if part)
         self._bar.update(self._task, completed=done, note=note)
         if not self._console.is_terminal and (now - self._said > self._every or done == self._steps):
             self._said = now
             left = (now - self._begin) / max(done - self._first, 1) * (self._steps - done)
-            self._console.print(f"{self._title}: step {done} of {self._steps}, {note}, {left:.0f} s left", highlight=False)
+            self._console.print(f"{self._title}: step {done} of {self._steps}, {note}, {left:.0f} s left", highlight=False, soft_wrap=True)

@@ -1,5 +1,6 @@
 """AdamW with warm-up and cosine, and the training state with its placement."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ from promedical_jax.model.sharding import shardings
 class TrainState(NamedTuple):
     params: Any
     moments: Any  # the optimizer's state
-    step: jax.Array  # updates done
+    step: Any  # updates done, a scalar
 
 
 def make_optimizer(config: Optimizer, steps: int) -> optax.GradientTransformation:
@@ -43,7 +44,7 @@ def state_shardings(mesh: Mesh, axes: Any, optimizer: optax.GradientTransformati
 
 def start(params: Any, axes: Any, optimizer: optax.GradientTransformation, mesh: Mesh) -> tuple[TrainState, TrainState]:
     """The state before the first step, and its shardings. `params`: host arrays, or a function of no argument that makes them on the devices."""
-    make = params if callable(params) else lambda: params
+    make: Callable[[], Any] = params if callable(params) else lambda: params
     where = state_shardings(mesh, axes, optimizer, jax.eval_shape(make))
     placed = jax.jit(make, out_shardings=where.params)() if callable(params) else jax.device_put(params, where.params)
     moments = jax.jit(optimizer.init, out_shardings=where.moments)(placed)

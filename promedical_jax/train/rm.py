@@ -5,6 +5,7 @@ so we train a binary cross-entropy on the verdicts beside it, and calibrate per 
 """
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ from promedical_jax.model.heads import init_heads
 from promedical_jax.model.qwen3 import Params, Qwen3Config
 from promedical_jax.reward import RewardBatch, RewardModel, calibrate, save_reward_model, score, score_cases
 from promedical_jax.reward import axes as reward_axes
-from promedical_jax.rubric import Tier
+from promedical_jax.rubric import Tier, write_cases
 from promedical_jax.train.loop import claim, run_steps
 from promedical_jax.train.optimizer import TrainState, make_optimizer, start, update
 from promedical_jax.train.stage import answers_only, encode_file, prepare
@@ -58,22 +59,30 @@ def _mean(x: jax.Array, mask: jax.Array) -> jax.Array:
     return jnp.sum(jnp.where(mask, x, 0.0)) / jnp.maximum(jnp.sum(mask), 1)
 
 
-def run(config: RmConfig) -> None:
-    """Trains and calibrates, or goes on where it was interrupted; leaves a reward model folder at `out`/model."""
+def run(config: RmConfig) -> Path | None:
+    """Trains and calibrates, or goes on where it was interrupted; leaves a reward model folder at `out`/model.
+
+    Returns the file of cases that were held out: the recipe's, or `out`/held_out.jsonl with the share it asks for; None where it asks for neither.
+    """
     setup = prepare(config)
-    cases = answers_only(setup.cases, config.cases)
-    held_out = answers_only(encode_file(config.held_out, setup.tokenizer), config.held_out) if config.held_out else []
+    cases = answers_only(setup.cases, config.cases, judged=True)
+    if config.held_out and config.held_out_share:
+        raise InputError(f"held_out={config.held_out} and held_out_share={config.held_out_share:g} are both given; give one of them")
+    held_out = answers_only(encode_file(config.held_out, setup.tokenizer), config.held_out, judged=True) if config.held_out else []
     both = {case.case.id for case in cases} & {case.case.id for case in held_out}
     if both:
         raise InputError(f"{config.held_out}: case {min(both)!r} is also a training case in {config.cases}; take it out of one of them")
-    if not any((~np.isnan(case.labels)).any() for case in cases):
-        raise InputError(f"{config.cases}: no case has verdicts; a reward model learns from verdicts")
-    if claim(config, "rm"):
-        return
-
-    kept_apart = max(1, round(config.calibration * len(cases)))
     order = np.random.default_rng(config.seed).permutation(len(cases))
-    apart, cases = [cases[i] for i in order[:kept_apart]], [cases[i] for i in order[kept_apart:]]
+    shares = [round(config.held_out_share * len(cases)), max(1, round(config.calibration * len(cases)))]
+    kept, apart, cases = ([cases[i] for i in part] for part in np.split(order, np.cumsum(shares)))
+    file = config.held_out
+    finished = claim(config, "rm")
+    if kept:
+        held_out, file = kept, config.out / "held_out.jsonl"
+        write_cases(file, [case.case for case in kept])
+    if finished:
+        return file
+
     sizes = measure([*cases, *apart, *held_out], config.shapes, str(config.cases))
     batches = training_batches(cases, sizes, config.batch, config.seed, str(config.cases))
     optimizer = make_optimizer(config.optimizer, config.steps)
@@ -98,3 +107,4 @@ def run(config: RmConfig) -> None:
                           tokens=lambda b: float(b["prompt_length"].sum() + b["answer_lengths"].sum() + b["criterion_lengths"].sum() * sizes.answers))
         calibration = calibrate(*score_cases(state.params, setup.model, apart, sizes, config.batch, setup.dtype))
         save_reward_model(config.out / "model", RewardModel(state.params, setup.model, calibration), setup.tokenizer)
+    return file

@@ -1,0 +1,62 @@
+"""`promedical bench`: one trained model on cases it has not seen."""
+
+import jax
+import jax.numpy as jnp
+from rich.console import Console
+
+from promedical_jax.bench.policy import answer_cases, figures, reward_model_judge, truth
+from promedical_jax.bench.report import PolicyFigures, RewardModelFigures
+from promedical_jax.bench.reward_model import evaluate
+from promedical_jax.bench.tables import print_accuracy, print_policy
+from promedical_jax.config import BenchConfig
+from promedical_jax.data.encode import measure
+from promedical_jax.errors import InputError
+from promedical_jax.model import hf, qwen3
+from promedical_jax.model.sharding import make_mesh, shardings
+from promedical_jax.reward import is_reward_model, load_reward_model
+from promedical_jax.train.loop import write_json
+from promedical_jax.train.stage import answers_only, encode_file, load_tokenizer
+
+
+def run(config: BenchConfig) -> PolicyFigures | RewardModelFigures:
+    """Prints the figures of a policy or a reward model, whichever the folder holds, and writes them to `out` where it is given."""
+    result: PolicyFigures | RewardModelFigures
+    with jax.set_mesh(make_mesh(config.mesh.fsdp, config.mesh.tp)):
+        if is_reward_model(config.model):
+            result = _reward_model(config)
+            print_accuracy(result, Console())
+        else:
+            result = _policy(config)
+            print_policy(result, Console())
+    if config.out:
+        config.out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(config.out, result.model_dump(mode="json"))
+    return result
+
+
+def _reward_model(config: BenchConfig) -> RewardModelFigures:
+    if config.judge:
+        raise InputError(f"--judge: {config.model} is a reward model, and raters' verdicts judge it; leave --judge out")
+    model = load_reward_model(config.model)
+    cases = answers_only(encode_file(config.cases, load_tokenizer(config.model, model.config)), config.cases, judged=True)
+    return evaluate(model, cases, measure(cases, config.shapes, str(config.cases)), config.batch, jnp.dtype(config.dtype))
+
+
+def _policy(config: BenchConfig) -> PolicyFigures:
+    model = hf.read_config(config.model)
+    tokenizer = load_tokenizer(config.model, model)
+    cases = encode_file(config.cases, tokenizer)
+    dtype = jnp.dtype(config.dtype)
+    if config.judge:
+        judge = reward_model_judge(load_reward_model(config.judge), load_tokenizer(config.judge, load_reward_model(config.judge).config), config.batch, dtype)
+    elif all("clinic" in case.case.provenance for case in cases):
+        judge = truth
+    else:
+        raise InputError(f"{config.cases}: these are not the clinic's cases, whose truth is known; name a reward model with --judge")
+    weights = hf.load(config.model, model)
+    if weights is None:
+        raise InputError(f"{config.model}: no weights; give the folder of a trained model")
+    params = jax.device_put(weights, shardings(jax.sharding.get_mesh(), qwen3.axes(model)))
+    answered = answer_cases(params, model, tokenizer, cases, measure(cases, config.shapes, str(config.cases)), judge, answers=config.answers,
+                            answer_tokens=config.answer_tokens, batch=config.batch, seed=config.seed, temperature=config.temperature, dtype=dtype)
+    return figures(answered)

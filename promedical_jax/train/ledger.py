@@ -1,0 +1,114 @@
+"""Who got which advantage and why: a row for each rollout and criterion in `out`/ledger.jsonl, the answers' texts in `out`/rollouts.jsonl."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from promedical_jax.config import GrpoConfig
+from promedical_jax.data.batches import to_host
+from promedical_jax.rollout import Rollout
+from promedical_jax.rubric import Case, Scores, Verdict, score
+from promedical_jax.train.metrics import Lines
+
+Judge = Callable[[Case, str], Sequence[Verdict]]
+
+
+class Judged(NamedTuple):
+    """The reward model's word on a batch of B x G answers."""
+
+    probability: np.ndarray  # [B, G, K] that the criterion's text holds; columns past a rubric's end mean nothing
+    scores: Scores  # [B, G]
+    reward: np.ndarray  # [B, G], the published scalar reward
+    advantage: np.ndarray  # [B, G]
+
+
+class Ledger:
+    """Writes the rollouts of a run; `truth`, where there is one, is asked about each answer and its figures are logged as true/*."""
+
+    def __init__(self, config: GrpoConfig, tokenizer: Any, truth: Judge | None):
+        self._config, self._tokenizer, self._truth = config, tokenizer, truth
+        self._files: tuple[Lines, Lines] | None = None
+        self.tokens = 0.0  # sampled in the last step
+
+    def begin(self, step: int) -> None:
+        """Opens the files to go on from `step`."""
+        self._files = (Lines(self._config.out / "rollouts.jsonl", step), Lines(self._config.out / "ledger.jsonl", step))
+
+    def record(self, step: int, cases: Sequence[Case], rollout: Rollout, judged: Judged) -> dict[str, float]:
+        """Writes one step's rollouts and returns the step's metrics."""
+        assert self._files, "begin() comes first"
+        texts, finished = self._texts(rollout), to_host(rollout.finished)
+        rollouts, ledger = self._files
+        for b, case in enumerate(cases):
+            for g, text in enumerate(texts[b]):
+                about = {"step": step, "case": case.id, "sample": g}
+                result = _result(judged, b, g)
+                rollouts.write([about | {"text": text, "finished": bool(finished[b, g])} | result])
+                ledger.write(about | row | result for row in _criteria(case, judged.probability[b, g]))
+        return _metrics(judged, finished) | self._true_metrics(cases, texts)
+
+    def flush(self) -> None:
+        for file in self._files or ():
+            file.flush()
+
+    def close(self) -> None:
+        for file in self._files or ():
+            file.close()
+
+    def _texts(self, rollout: Rollout) -> list[list[str]]:
+        tokens, lengths, finished = (to_host(x) for x in (rollout.tokens, rollout.lengths, rollout.finished))
+        self.tokens = float(lengths.sum())
+        ends = lengths - finished  # without the stop token
+        return [[self._tokenizer.decode(row[:end]) for row, end in zip(group, stops, strict=True)] for group, stops in zip(tokens, ends, strict=True)]
+
+    def _true_metrics(self, cases: Sequence[Case], texts: list[list[str]]) -> dict[str, float]:
+        if self._truth is None:
+            return {}
+        rows = []
+        for case, group in zip(cases, texts, strict=True):
+            criteria = case.rubric.criteria
+            rows.append(score(criteria, [[c.satisfied(v) for c, v in zip(criteria, self._truth(case, text), strict=True)] for text in group]))
+        return {
+            "true/s1": float(np.mean([row.s1 for row in rows])),
+            "true/s2": float(np.mean([row.s2 for row in rows])),
+            "true/s3": float(np.mean([row.s3 for row in rows])),
+            "true/safe": float(np.mean([row.clean for row in rows])),
+        }
+
+
+def _result(judged: Judged, b: int, g: int) -> dict[str, float | None]:
+    """An answer's scores, reward and advantage; None where it abstains."""
+    s = judged.scores
+    values = {"s1": s.s1[b, g], "s2": s.s2[b, g], "s3": s.s3[b, g], "reward": judged.reward[b, g], "advantage": judged.advantage[b, g]}
+    return {name: None if np.isnan(value) else round(float(value), 6) for name, value in values.items()}
+
+
+def _criteria(case: Case, probability: np.ndarray) -> list[dict[str, Any]]:
+    rows = []
+    for criterion, p in zip(case.rubric.criteria, probability, strict=False):
+        verdict = Verdict.MET if p > 0.5 else Verdict.UNMET
+        rows.append({
+            "criterion": criterion.id,
+            "tier": criterion.tier.value,
+            "polarity": criterion.polarity.value,
+            "probability": round(float(p), 4),
+            "verdict": verdict.value,
+            "satisfied": criterion.satisfied(verdict),
+        })  # fmt: skip
+    return rows
+
+
+def _metrics(judged: Judged, finished: np.ndarray) -> dict[str, float]:
+    s = judged.scores
+    return {
+        "reward": float(np.nanmean(judged.reward)),
+        "reward_std": float(np.nanmean(np.nanstd(judged.reward, axis=-1))),
+        "s1": float(np.nanmean(s.s1)),
+        "s2": float(s.s2.mean()),
+        "s3": float(s.s3.mean()),
+        "safe": float(s.clean.mean()),
+        "abstained": float(1 - s.judged.mean()),
+        "frac_reward_zero_std": float((judged.advantage == 0).all(-1).mean()),  # groups without signal
+        "completions/clipped_ratio": float(1 - finished.mean()),
+    }
