@@ -39,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except InputError as error:
         return _refuse(str(error))
+    except OSError as error:
+        return _refuse(f"{error.filename or 'the system'}: {error.strerror or error}; check the path, its permissions and the free space")
     except CycloptsError as error:
         return _refuse(_sentence(error))
     except KeyboardInterrupt:

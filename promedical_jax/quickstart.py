@@ -56,11 +56,11 @@ def run(config: QuickstartConfig) -> Report:
     resumed = _claim(config)
     if (config.out / "report.json").exists():
         report = read_report(config.out / "report.json")
-        console.print(f"{config.out} holds this run, finished; nothing to do. Another --seed and --out make another one.")
+        console.print(f"{config.out} holds this run, finished; nothing to do. Another --seed and --out make another one.", soft_wrap=True)
         _show(config, report)
         return report
     if resumed:
-        console.print(f"{config.out} holds this run, unfinished; going on with it")
+        console.print(f"{config.out} holds this run, unfinished; going on with it", soft_wrap=True)
     if not (config.out / "cases" / HELD_OUT).exists():
         write_clinic(config.out / "cases", config.train_cases, config.held_out_cases, config.seed, replace=True)
     console.print(f"1/5 cases: {config.train_cases:,} to train on, {config.held_out_cases:,} held out, of other conditions in other words")
@@ -86,6 +86,8 @@ def _claim(config: QuickstartConfig) -> bool:
         if marker.read_text() != recipe:
             raise InputError(f"{config.out} holds a run of another recipe (see {marker}); choose another --out")
         return True
+    if config.out.exists() and not config.out.is_dir():
+        raise InputError(f"{config.out} is a file; choose another --out")
     if config.out.exists() and any(config.out.iterdir()):
         raise InputError(f"{config.out} is not empty and holds no quickstart; choose another --out")
     config.out.mkdir(parents=True, exist_ok=True)
@@ -99,7 +101,7 @@ def _report(config: QuickstartConfig, start: SftConfig, judge: RmConfig, align: 
     tokenizer = load_tokenizer(start.out / "model", model)
     cases = encode_file(config.out / "cases" / HELD_OUT, tokenizer)
     sizes = measure(cases, SHAPES, HELD_OUT)
-    with jax.set_mesh(make_mesh()) as _:
+    with jax.set_mesh(make_mesh()):
         where = shardings(jax.sharding.get_mesh(), qwen3.axes(model))
 
         def answered(folder: Path):

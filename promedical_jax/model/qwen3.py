@@ -15,7 +15,7 @@ from flax import nnx
 
 from promedical_jax.model.attention import decode_attention, tree_attention
 from promedical_jax.model.layout import Layout, TreeBatch
-from promedical_jax.model.sharding import gather, out, pin
+from promedical_jax.model.sharding import gather, out
 
 Params = dict[str, Any]  # {"embed": [V, D], "layers": {name: [L, ...]}, "norm": [D], and "unembed": [D, V] where it is not tied}
 Cache = tuple[jax.Array, jax.Array]  # keys and values
@@ -200,5 +200,3 @@ def rope(x: jax.Array, sin: jax.Array, cos: jax.Array) -> jax.Array:
     a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
 
-
-__all__ = ["Cache", "Params", "Qwen3", "Qwen3Config", "axes", "decode", "forward", "init", "pin", "unembedding"]

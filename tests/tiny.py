@@ -1,0 +1,51 @@
+"""Models and token arrays small enough to compile in seconds, made once and shared by the tests of model, data and train."""
+
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from promedical_jax.model import qwen3
+from promedical_jax.model.heads import init_heads
+from promedical_jax.model.qwen3 import Params, Qwen3Config
+from promedical_jax.reward import RewardBatch
+
+MESHES = [(8, 1), (4, 2), (2, 4)]  # fsdp x tp over the eight simulated devices
+# Divisible by every mesh above, with sizes that no two axes share: a transposition cannot go unseen.
+CONFIG = Qwen3Config(vocabulary=96, width=16, depth=2, kv_heads=4, query_heads=2, head=6, feed_forward=24, rope_theta=1e4)
+
+
+@cache
+def policy(config: Qwen3Config = CONFIG, seed: int = 0) -> Params:
+    """Parameters with every array random, also those that start at one: a norm left out would else go unseen."""
+    params = jax.jit(partial(qwen3.init, config))(jax.random.key(seed))
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
+    noisy = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    return jax.device_get(jax.tree.unflatten(tree, noisy))
+
+
+@cache
+def reward_params(config: Qwen3Config = CONFIG, seed: int = 0) -> Params:
+    heads = init_heads(3, config.width, jax.random.key(seed + 2))
+    return {"backbone": policy(config, seed), "heads": jax.device_get(heads | {"bias": jnp.array([0.3, -0.2, 0.1])})}
+
+
+def ragged(rng: np.random.Generator, *shape: int, low: int = 1, vocabulary: int = CONFIG.vocabulary) -> tuple[np.ndarray, np.ndarray]:
+    """Random token ids [..., length], garbage also in the padding, and true lengths [...] from `low` on."""
+    return rng.integers(0, vocabulary, shape, dtype=np.int32), rng.integers(low, shape[-1] + 1, shape[:-1], dtype=np.int32)
+
+
+def reward_batch(seed: int = 0, b: int = 2, p: int = 5, a: int = 3, r: int = 4, k: int = 2, c: int = 3) -> RewardBatch:
+    rng = np.random.default_rng(seed)
+    prompt, answers, criteria = ragged(rng, b, p), ragged(rng, b, a, r), ragged(rng, b, k, c)
+    return RewardBatch(*prompt, *answers, *criteria, rng.integers(0, 3, (b, k), dtype=np.int32))
+
+
+def close(actual, wanted, tolerance: float) -> None:
+    """Equal trees, within `tolerance` of each array's largest entry: the relative error of a sum that may cancel means nothing entry by entry."""
+    for (path, x), y in zip(jax.tree.leaves_with_path(actual), jax.tree.leaves(wanted), strict=True):
+        x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+        assert x.shape == y.shape, f"{jax.tree_util.keystr(path)}: {x.shape} is not {y.shape}"
+        assert np.abs(x - y).max(initial=0) <= tolerance * np.abs(y).max(initial=1e-30), f"{jax.tree_util.keystr(path)}: {np.abs(x - y).max()} apart"
