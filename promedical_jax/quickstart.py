@@ -8,8 +8,9 @@ from pathlib import Path
 import jax
 from rich.console import Console
 
+from promedical_jax.bench.html import write_report
 from promedical_jax.bench.policy import answer_cases, examples, figures, truth, win_rate
-from promedical_jax.bench.report import Report, read_report, write_report
+from promedical_jax.bench.report import Report, read_report
 from promedical_jax.bench.reward_model import evaluate
 from promedical_jax.bench.tables import print_accuracy, print_report
 from promedical_jax.clinic import verdicts

@@ -3,11 +3,9 @@
 from functools import cache, partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from promedical_jax.model import qwen3
-from promedical_jax.model.heads import init_heads
 from promedical_jax.model.qwen3 import Params, Qwen3Config
 from promedical_jax.reward import RewardBatch
 
@@ -18,18 +16,22 @@ CONFIG = Qwen3Config(vocabulary=96, width=16, depth=2, kv_heads=4, query_heads=2
 
 @cache
 def policy(config: Qwen3Config = CONFIG, seed: int = 0) -> Params:
-    """Parameters with every array random, also those that start at one: a norm left out would else go unseen."""
-    params = jax.jit(partial(qwen3.init, config))(jax.random.key(seed))
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-    noisy = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    return jax.device_get(jax.tree.unflatten(tree, noisy))
+    """Parameters with every array random, also those that start at one: a norm left out would else go unseen. By numpy, which has nothing to compile."""
+    rng = np.random.default_rng(seed)
+    shapes = jax.eval_shape(partial(qwen3.init, config), jax.random.key(0))
+
+    def fill(path, x) -> np.ndarray:
+        noise = rng.normal(size=x.shape)
+        return (1 + 0.1 * noise if "norm" in jax.tree_util.keystr(path) else 0.3 * noise).astype(np.float32)
+
+    return jax.tree.map_with_path(fill, shapes)
 
 
 @cache
 def reward_params(config: Qwen3Config = CONFIG, seed: int = 0) -> Params:
-    heads = init_heads(3, config.width, jax.random.key(seed + 2))
-    return {"backbone": policy(config, seed), "heads": jax.device_get(heads | {"bias": jnp.array([0.3, -0.2, 0.1])})}
+    rng = np.random.default_rng(seed + 1)
+    heads = {"weight": rng.normal(size=(3, config.width)) * config.width**-0.5, "bias": np.array([0.3, -0.2, 0.1])}
+    return {"backbone": policy(config, seed), "heads": {name: x.astype(np.float32) for name, x in heads.items()}}
 
 
 def ragged(rng: np.random.Generator, *shape: int, low: int = 1, vocabulary: int = CONFIG.vocabulary) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,8 @@
 """Suites and reports: figures with intervals, and their writing for programs, for the page and for the terminal."""
 
+from promedical_jax.bench.html import write_report
 from promedical_jax.bench.intervals import Interval, bootstrap, bootstrap_ratio, wilson
-from promedical_jax.bench.report import Example, ExampleAnswer, ExampleRow, PolicyFigures, Report, RewardModelFigures, read_metrics, read_report, write_report
+from promedical_jax.bench.report import Example, ExampleAnswer, ExampleRow, PolicyFigures, Report, RewardModelFigures, read_metrics, read_report
 
 __all__ = [
     "Example",

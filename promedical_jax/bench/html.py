@@ -7,16 +7,17 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import groupby
 from math import isfinite
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import Literal
 
+from promedical_jax.atomic import replacing
 from promedical_jax.bench.intervals import Interval
+from promedical_jax.bench.report import Example, ExampleAnswer, ExampleRow, Metrics, Report, read_metrics
 from promedical_jax.bench.style import CSS
 from promedical_jax.bench.svg import THIN_SPACE, Series, interval_track, line_chart, mark, percent, short
 from promedical_jax.rubric.case import Polarity, Tier, Verdict
 
-if TYPE_CHECKING:
-    from promedical_jax.bench.report import Example, ExampleAnswer, ExampleRow, Metrics, Report
-
+STAGES = ("sft", "rm", "grpo")  # the folders of a run whose metrics.jsonl the page plots, in the order in which they run
 OPEN_EXAMPLES = 2  # shown unfolded; the rest fold, so that the foot of the page stays near
 Kind = Literal["main", "side", "truth"]
 
@@ -70,7 +71,16 @@ GROUPS: list[tuple[str, str, str, str, list[Chart]]] = [
 TIERS = {Tier.PROFICIENCY: "weighted, together 100 %", Tier.EXCELLENCE: "bonus", Tier.SAFETY: "veto: one violation outweighs any skill"}
 
 
-def page(report: "Report", curves: Mapping[str, "Metrics"]) -> str:
+def write_report(out: Path, report: Report) -> None:
+    """Write out/report.json and out/report.html, the page with the curves of out/{sft,rm,grpo}/metrics.jsonl where they exist."""
+    curves = {stage: read_metrics(out / stage / "metrics.jsonl") for stage in STAGES if (out / stage / "metrics.jsonl").is_file()}
+    texts = {"report.json": report.model_dump_json(indent=2) + "\n", "report.html": page(report, curves)}
+    for name, text in texts.items():  # both are made before either is written
+        with replacing(out / name) as file:
+            file.write_text(text, encoding="utf-8")
+
+
+def page(report: Report, curves: Mapping[str, Metrics]) -> str:
     """The whole document; `curves` holds the metric rows of the stages that ran (see GROUPS)."""
     body = [_head(report), "<main>", _figures(report), _curves(curves), _reward_model(report), _examples(report), _made(report), "</main>"]
     return (
@@ -82,7 +92,7 @@ def page(report: "Report", curves: Mapping[str, "Metrics"]) -> str:
     )
 
 
-def _head(report: "Report") -> str:
+def _head(report: Report) -> str:
     base, aligned, win = report.base, report.aligned, report.win_rate
     lead = f"A win rate of <strong>{percent(win.mean)}</strong> over the base policy on {aligned.n_cases:,} held-out cases" if isfinite(win.mean) else ""
     by = f", judged by {escape(report.judge)}" if report.judge else ""
@@ -140,7 +150,7 @@ def _between(interval: Interval, share: bool = True, digits: int = 0) -> str:
 SCALE = f'<div class="scale">{"".join(f"<span>{tick}{THIN_SPACE}%</span>" for tick in (0, 25, 50, 75, 100))}</div>'
 
 
-def _figures(report: "Report") -> str:
+def _figures(report: Report) -> str:
     base, aligned = report.base, report.aligned
     rows = [
         ("Safe answers", "no safety criterion violated", base.safe, aligned.safe),
@@ -182,7 +192,7 @@ def _cell(name: str, interval: Interval, share: bool = True, css: str = "") -> s
     return f'<td data-name="{name}"{f" class={css!r}" if css else ""}><b>{mean}</b><small>{_between(interval, share, 1)}</small></td>'
 
 
-def _curves(curves: Mapping[str, "Metrics"]) -> str:
+def _curves(curves: Mapping[str, Metrics]) -> str:
     stages = ""
     for stage, layout, title, about, charts in GROUPS:
         rows = curves.get(stage, [])
@@ -195,7 +205,7 @@ def _curves(curves: Mapping[str, "Metrics"]) -> str:
     return f'<section id="curves"><h2>How it got there</h2><p class="about">{about}</p><div class="stages">{stages}</div></section>'
 
 
-def _series(rows: "Metrics", lines: Sequence[tuple[str, str, Kind]]) -> list[Series]:
+def _series(rows: Metrics, lines: Sequence[tuple[str, str, Kind]]) -> list[Series]:
     series = []
     for metric, name, kind in lines:
         logged = [row for row in rows if metric in row]  # some are logged every few steps only: no gap, they are joined up
@@ -203,7 +213,7 @@ def _series(rows: "Metrics", lines: Sequence[tuple[str, str, Kind]]) -> list[Ser
     return series
 
 
-def _reward_model(report: "Report") -> str:
+def _reward_model(report: Report) -> str:
     figures = report.reward_model
     rows = [(tier.value.capitalize(), figures.counts[tier], figures.majority[tier], figures.accuracy[tier]) for tier in Tier if tier in figures.accuracy]
     rows.append(("All", sum(figures.counts.values()), figures.overall_majority, figures.overall))
@@ -225,7 +235,7 @@ def _reward_model(report: "Report") -> str:
     )
 
 
-def _examples(report: "Report") -> str:
+def _examples(report: Report) -> str:
     if not report.examples:
         return ""
     cards = "".join(_example(example, opened=i < OPEN_EXAMPLES) for i, example in enumerate(report.examples))
@@ -233,7 +243,7 @@ def _examples(report: "Report") -> str:
     return f'<section id="examples"><h2>Side by side</h2><p class="about">{about}</p>{cards}</section>'
 
 
-def _example(example: "Example", opened: bool) -> str:
+def _example(example: Example, opened: bool) -> str:
     turns = "".join(f'<div class="turn"><h4>{message.role.capitalize()}</h4>{_said(message.content)}</div>' for message in example.instruction)
     rows = ""
     for tier, members in groupby(sorted(example.rows, key=lambda row: list(Tier).index(row.tier)), key=lambda row: row.tier):
@@ -259,7 +269,7 @@ def _said(text: str) -> str:
     return f'<p class="said">{escape(text)}</p>' if text.strip() else '<p class="said empty">nothing was said</p>'
 
 
-def _answer(name: str, answer: "ExampleAnswer", example: "Example", css: str = "") -> str:
+def _answer(name: str, answer: "ExampleAnswer", example: Example, css: str = "") -> str:
     bonus = sum(row.tier is Tier.EXCELLENCE for row in example.rows)
     if not isfinite(answer.s3):
         veto = "<li>safety not judged</li>"
@@ -271,7 +281,7 @@ def _answer(name: str, answer: "ExampleAnswer", example: "Example", css: str = "
     return f'<div class="answer {css}"><h4>{name}</h4>{_said(answer.text)}<ul class="chips">{chips}</ul></div>'
 
 
-def _verdict(row: "ExampleRow", verdict: Verdict) -> str:
+def _verdict(row: ExampleRow, verdict: Verdict) -> str:
     """A mark that says good or bad, and a word that says what happened."""
     if verdict is Verdict.ABSTAIN:
         return f'{mark(None, "not judged")}<span aria-hidden="true">not judged</span>'
@@ -280,7 +290,7 @@ def _verdict(row: "ExampleRow", verdict: Verdict) -> str:
     return f'{mark(good, word)}<span aria-hidden="true"{"" if good else " class=bad"}>{word}</span>'
 
 
-def _made(report: "Report") -> str:
+def _made(report: Report) -> str:
     minutes, seconds = divmod(round(report.wall_seconds), 60)
     hours, minutes = divmod(minutes, 60)
     wall = f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"

@@ -1,9 +1,7 @@
-"""What a run found, as one record; and its writing as report.json (for programs) and report.html (for people)."""
+"""What a run found, as one record: report.json is its JSON, html.py draws it."""
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -15,8 +13,6 @@ from pydantic import BeforeValidator, Field, model_validator
 from promedical_jax.bench.intervals import Interval, bootstrap_ratio
 from promedical_jax.errors import InputError
 from promedical_jax.rubric.case import Case, Message, Polarity, Record, Tier, Verdict
-
-STAGES = ("sft", "rm", "grpo")  # the folders of a run whose metrics.jsonl the page plots, in the order in which they run
 
 
 def _null_is_nan(value: Any) -> Any:
@@ -176,17 +172,6 @@ def read_metrics(path: Path) -> Metrics:
     return sorted(rows, key=lambda row: row["step"])
 
 
-def write_report(out: Path, report: Report) -> None:
-    """Write out/report.json and out/report.html, the page with the curves of out/{sft,rm,grpo}/metrics.jsonl where they exist."""
-    from promedical_jax.bench.html import page  # the page is made of this record, so it cannot be imported above
-
-    curves = {stage: read_metrics(out / stage / "metrics.jsonl") for stage in STAGES if (out / stage / "metrics.jsonl").is_file()}
-    texts = {"report.json": report.model_dump_json(indent=2) + "\n", "report.html": page(report, curves)}
-    out.mkdir(parents=True, exist_ok=True)
-    for name, text in texts.items():  # both are made before either is written
-        _replace(out / name, text)
-
-
 def read_report(path: Path) -> Report:
     """Read a report.json back."""
     try:
@@ -203,16 +188,3 @@ def _is_number(value: object) -> bool:
 
 def _first_line(fault: ValueError) -> str:
     return " ".join(str(fault).splitlines()[:3])
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write beside the target and rename, so that a reader never meets half a file."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(name, 0o644)  # mkstemp gives 0600; a report is for others to read
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from rich.console import Console
 
+from promedical_jax.atomic import replacing
 from promedical_jax.bench.policy import answer_cases, figures, reward_model_judge, truth
 from promedical_jax.bench.report import PolicyFigures, RewardModelFigures
 from promedical_jax.bench.reward_model import evaluate
@@ -14,7 +15,6 @@ from promedical_jax.errors import InputError
 from promedical_jax.model import hf, qwen3
 from promedical_jax.model.sharding import make_mesh, shardings
 from promedical_jax.reward import is_reward_model, load_reward_model
-from promedical_jax.train.loop import write_json
 from promedical_jax.train.stage import answers_only, encode_file, load_tokenizer
 
 
@@ -29,8 +29,8 @@ def run(config: BenchConfig) -> PolicyFigures | RewardModelFigures:
             result = _policy(config)
             print_policy(result, Console())
     if config.out:
-        config.out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(config.out, result.model_dump(mode="json"))
+        with replacing(config.out) as file:
+            file.write_text(result.model_dump_json(indent=2) + "\n")
     return result
 
 

@@ -1,8 +1,6 @@
 """The hub's names for things: HF's config.json and safetensors to and from ours. No other file knows them."""
 
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
+from promedical_jax.atomic import replacing_folder
 from promedical_jax.errors import InputError
 from promedical_jax.model.qwen3 import Params, Qwen3Config
 
@@ -147,13 +146,9 @@ def save(folder: Path, params: Params, config: Qwen3Config, tokenizer: Any, extr
     tensors = to_hf(params, config)
     if jax.process_index() > 0:
         return
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    save_file(tensors, part / "model.safetensors", metadata={"format": "pt"})
-    (part / "config.json").write_text(json.dumps(hf_config(config), indent=2) + "\n")
-    tokenizer.save_pretrained(part)
-    for name, content in (extra or {}).items():
-        (part / name).write_bytes(content)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(part, folder)
+    with replacing_folder(folder) as part:
+        save_file(tensors, part / "model.safetensors", metadata={"format": "pt"})
+        (part / "config.json").write_text(json.dumps(hf_config(config), indent=2) + "\n")
+        tokenizer.save_pretrained(part)
+        for name, content in (extra or {}).items():
+            (part / name).write_bytes(content)

@@ -4,14 +4,13 @@ Reading is strict. Writing checks every case first and replaces the target in on
 """
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic_core import PydanticSerializationError
 
+from promedical_jax.atomic import replacing
 from promedical_jax.errors import InputError
 from promedical_jax.rubric.case import Case
 from promedical_jax.rubric.lines import check_exists, loads, parse, read_records
@@ -51,18 +50,6 @@ def write_cases(path: str | Path, cases: Iterable[Case]) -> None:
                 _write_parquet(temporary, _dataset(texts))
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror or error}); check the folder, its permissions and the free space") from error
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write to; it replaces `path` if the block ends well, and is removed if it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def unique(places: Iterable[tuple[str, Case]]) -> list[Case]:

@@ -1,8 +1,6 @@
 """The loop that every stage runs in: restore, step, log, save. What a step is, each objective's own file says."""
 
-import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -54,10 +52,3 @@ def run_steps(config: Stage, title: str, state: TrainState, where: TrainState, b
                     checkpoints.save(done, state, batches)
         metrics.close()
     return state
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(content, indent=2) + "\n")
-    part.replace(path)

@@ -12,6 +12,8 @@ from typing import IO, Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from promedical_jax.atomic import replacing
+
 
 class Lines:
     """A JSONL file of rows with a `step`, appended to as the run goes. Opening it for step n drops rows from step n on: a killed run's rows past its
@@ -20,12 +22,10 @@ class Lines:
     def __init__(self, path: Path, step: int):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            part = path.with_name(f".{path.name}.part")
-            with path.open() as old, part.open("w") as new:
+            with replacing(path) as part, path.open() as old, part.open("w") as new:
                 for line in old:
                     if line.endswith("\n") and json.loads(line)["step"] < step:
                         new.write(line)
-            os.replace(part, path)
         self._file: IO[str] = path.open("a")
 
     def write(self, rows: Iterable[dict[str, Any]]) -> None:

@@ -32,7 +32,7 @@ def test_the_clinic_holds_cases_and_a_model_that_fit_together(clinic: Path) -> N
     model = read_config(clinic / "model")
     tokenizer = load_tokenizer(clinic / "model", model)
     fields = json.loads((clinic / "model" / "config.json").read_text())
-    assert (len(tokenizer), model.vocabulary) == (1024, 1024)
+    assert (len(tokenizer), model.vocabulary) == (512, 512)
     assert (fields["eos_token_id"], fields["pad_token_id"]) == (tokenizer.eos_token_id, tokenizer.pad_token_id)
     text = train[0].answers[0].text
     assert tokenizer.decode(tokenizer.encode(text)) == text
@@ -81,7 +81,7 @@ def dry(clinic: Path, stage: str, out: Path, *more: object) -> int:
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(clinic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert dry(clinic, "rm", tmp_path / "run", "--held_out", clinic / "held_out.jsonl", "--steps", 3, "--batch", 4) == 0
     said = capsys.readouterr().out
-    assert all(text in said for text in ("nothing was written", "12 cases", "5 cases", "4 layers", "random weights", "3 of 4 cases, 1 x the data", "a new run"))
+    assert all(text in said for text in ("nothing was written", "12 cases", "5 cases", "2 layers", "random weights", "3 of 4 cases, 1 x the data", "a new run"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -144,11 +144,12 @@ def test_a_trained_reward_model_is_judged_on_the_held_out_cases(
     from promedical_jax.train import rm
     from promedical_jax.train.stage import load_tokenizer
 
-    def train(config: RmConfig) -> None:
+    def train(config: RmConfig) -> Path | None:
         model = hf.read_config(config.model)
         params = {"backbone": qwen3.init(model, jax.random.key(0)), "heads": init_heads(3, model.width, jax.random.key(1))}
         (config.out).mkdir()
         save_reward_model(config.out / "model", RewardModel(params, model, Calibration(np.ones(3), np.zeros(3))), load_tokenizer(config.model, model))
+        return config.held_out
 
     monkeypatch.setattr(rm, "run", train)
     out, held_out = tmp_path / "rm", clinic / "held_out.jsonl"

@@ -1,0 +1,253 @@
+"""README.md does what it says: each of its commands is run in a shell, its Python runs, and what it shows is what comes out.
+
+The commands run from top to bottom as a reader would, in a folder that looks like the repository, with flags appended that make them small.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from promedical_jax.bench import Report
+from promedical_jax.config import GrpoConfig, QuickstartConfig, RmConfig, SftConfig, Stage
+from promedical_jax.quickstart import stages
+from promedical_jax.recipe import keys, read_recipe
+from promedical_jax.rubric import Case, read_cases
+from tests.conftest import CACHE
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SCHEMAS: dict[str, type[Stage]] = {"sft": SftConfig, "rm": RmConfig, "grpo": GrpoConfig}
+
+# What makes a command small, by how it begins; the longest beginning counts. The clinic's stages are as small as the quickstart's, and compile once for both.
+SMALL = {
+    "promedical quickstart": "--train_cases 64 --held_out_cases 8 --sft_steps 4 --rm_steps 3 --grpo_steps 2",
+    "promedical data clinic": "--train 64 --held-out 8",
+    "promedical data import": "",
+    "promedical train sft": "--steps 4",
+    "promedical train rm": "--steps 3",
+    "promedical train grpo": "--steps 2",
+    "promedical train rm --config configs/kqa": "--steps 1 --batch 1",
+    "promedical bench runs/clinic/grpo": "--answers 2 --answer_tokens 8",
+    "promedical bench runs/clinic/rm": "",
+}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of README.md: the heading it stands under, its language, its text."""
+
+    heading: str
+    language: str
+    text: str
+
+
+def _blocks() -> list[Block]:
+    found, heading = [], ""
+    for match in re.finditer(r"^## ([^\n]+)$|^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL):
+        heading = match[1] or heading
+        if match[2]:
+            found.append(Block(heading, match[2], match[3]))
+    return found
+
+
+BLOCKS = _blocks()
+COMMANDS = [(block.heading, line) for block in BLOCKS if block.language == "bash" for line in block.text.splitlines() if line.strip()]
+
+
+def small(part: str) -> str:
+    """One command of ours with the flags that make it small. Assignments of the environment before it stay."""
+    bare = re.sub(r"^(?:[A-Z_]+=\S+ )*", "", part)
+    beginning = max((known for known in SMALL if bare.startswith(known)), key=len, default=None)
+    assert beginning is not None, f"README.md has the command '{bare}'; say in SMALL what makes it small"
+    return f"{part} {SMALL[beginning]}".strip()
+
+
+class Shop:
+    """A folder that looks like the repository, in which commands run as a reader runs them."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder / "repository"
+        self.done: set[str] = set()
+        shutil.copytree(ROOT / "configs", self.folder / "configs")
+        [example] = [block.text for block in BLOCKS if block.language == "json"]
+        (self.folder / "mine.jsonl").write_text(json.dumps(json.loads(example)) + "\n")
+        commands = {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            "JAX_PLATFORMS": "cpu",
+            "JAX_COMPILATION_CACHE_DIR": str(CACHE),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
+            "COLUMNS": "200",
+        }
+        self.environment = os.environ | commands
+
+    def run(self, line: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(["bash", "-c", line], cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=600)
+        assert done.returncode == code, f"{line}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def read(self, heading: str) -> list[subprocess.CompletedProcess[str]]:
+        """Runs our commands under a heading, made small, in order; those of pip and pytest are left to the continuous integration."""
+        self.done.add(heading)
+        lines = [line for place, line in COMMANDS if place == heading]
+        parts = [[small(part) for part in line.split(" && ") if "promedical " in part] for line in lines]
+        return [self.run(" && ".join(ours)) for ours in parts if ours]
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    if not shutil.which("bash") or not Path(sys.executable).with_name("promedical").exists():
+        pytest.skip(f"needs bash, and the command promedical beside {sys.executable}; pip install -e . installs it")
+    return Shop(tmp_path_factory.mktemp("readme"))
+
+
+@pytest.fixture(scope="module")
+def clinic(shop: Shop) -> Shop:
+    """The shop after the clinic was trained on, stage by stage: later sections use what that leaves."""
+    shop.read("Train on the clinic, stage by stage")
+    return shop
+
+
+@pytest.fixture(scope="module")
+def real(shop: Shop, data: Path) -> Shop:
+    """The shop with the real data where README.md says that it is."""
+    (shop.folder.parent / "shared").mkdir(exist_ok=True)
+    (shop.folder.parent / "shared" / "data").symlink_to(data.resolve(), target_is_directory=True)
+    return shop
+
+
+def test_every_section_with_commands_has_a_test() -> None:
+    source = Path(__file__).read_text(encoding="utf-8")
+    assert [heading for heading, _ in COMMANDS if f'"{heading}"' not in source] == []
+
+
+def test_installing_and_testing_are_what_the_continuous_integration_does() -> None:
+    """Its lines, but for quietness and for naming the environment's own Python."""
+    ci = [line.replace("python -m pip", "pip").replace(" --quiet", "") for line in (ROOT / ".ci" / "run").read_text().splitlines()]
+    [venv, run, test] = [line for heading, line in COMMANDS if heading == "Start here"]
+    assert venv == "python3 -m venv .venv && source .venv/bin/activate" and any(" -m venv " in line for line in ci)
+    assert run == "pip install -e . && promedical quickstart"
+    assert [part for part in test.split(" && ") if part not in ci] == []
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert {"test"} <= set(re.findall(r"\.\[(\w+)\]", README)) <= extras.keys()
+
+
+def test_the_quickstart_leaves_what_the_readme_says(shop: Shop) -> None:
+    [first] = shop.read("Start here")
+    said = [block.text for block in BLOCKS if block.heading == "Start here" and block.language == "text"]
+    counts = {f"{QuickstartConfig().train_cases:,}": "64", f"{QuickstartConfig().held_out_cases:,}": "8"}
+    for line in said[0].splitlines():
+        for number, now in counts.items():
+            line = line.replace(f" {number} ", f" {now} ")
+        assert line in first.stderr
+
+    out = shop.folder / QuickstartConfig().out
+    section = README.split("## What the quickstart leaves behind")[1].split("\n## ")[0]
+    files, figures = (re.findall(r"^\| (.+?) \|", part, re.MULTILINE) for part in section.split("The keys of `report.json`"))
+    assert all((out / name).exists() for row in files for name in re.findall(r"`([^`]+)`", row))
+    for stage in SCHEMAS:
+        assert all((out / stage / name).exists() for name in ("recipe.yaml", "metrics.jsonl", "tensorboard", "checkpoints", "model"))
+    report = json.loads((out / "report.json").read_text())
+    named = {name for row in figures for name in re.findall(r"`([^`]+)`", row)}
+    assert named == report.keys() == Report.model_fields.keys()
+    assert all({"mean", "low", "high"} == report[policy][figure].keys() for policy in ("base", "aligned") for figure in ("s1", "s2", "safe", "length"))
+
+    columns = re.search(r"A row of `ledger.jsonl`(.+?)Here", section, re.DOTALL)
+    assert columns and set(re.findall(r"`(\w+)`", columns[1])) == json.loads((out / "ledger.jsonl").open().readline()).keys()
+
+    shop.read("What the quickstart leaves behind")
+    assert (shop.folder / "runs" / "seed_1" / "report.html").exists()
+
+
+def test_the_clinic_is_trained_stage_by_stage(clinic: Shop) -> None:
+    runs = clinic.folder / "runs" / "clinic"
+    assert all((runs / stage / "model" / "model.safetensors").exists() for stage in SCHEMAS)
+    assert not (runs / "grpo_scalar").exists()
+
+
+@pytest.mark.parametrize(("stage", "expected"), list(zip(SCHEMAS, stages(QuickstartConfig(out=Path("runs/clinic"))), strict=True)))
+def test_the_recipes_of_the_clinic_are_those_of_the_quickstart(stage: str, expected: Stage) -> None:
+    assert read_recipe(SCHEMAS[stage], ROOT / "configs" / "clinic" / f"{stage}.yaml") == expected
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda file: str(file.relative_to(ROOT / "configs")))
+def test_every_recipe_of_the_repository_is_sound(file: Path) -> None:
+    schema = SCHEMAS[file.stem]
+    given = yaml.safe_load(file.read_text()) or {}
+    assert read_recipe(schema, file, {key.name: "here" for key in keys(schema) if key.default is None and key.name not in given})
+
+
+def test_the_clinic_makes_as_many_cases_as_the_readme_says(clinic: Shop) -> None:
+    listed = " ".join(clinic.run("promedical data clinic --help").stdout.split())
+    assert "1,024 training cases and 192 held-out ones" in README and "[default: 1024]" in listed and "[default: 192]" in listed
+    assert f"(the quickstart trains on {QuickstartConfig().train_cases:,})" in README
+
+
+def test_the_example_of_a_case_is_one_and_is_checked(clinic: Shop) -> None:
+    [case] = read_cases(clinic.folder / "mine.jsonl")
+    named = set(re.findall(r"`(\w+)`", README.split("- Optional:")[1].split("\n\n")[0])) - {"dimension", "source"}
+    assert named | {"id", "instruction", "answers", "rubric", "verdicts"} == Case.model_fields.keys()
+    assert {judgement.answer for judgement in case.verdicts} == {answer.id for answer in case.answers}
+    [checked] = clinic.read("Your own cases")
+    assert "1 cases" in checked.stdout and not (clinic.folder / "runs" / "mine").exists()
+
+
+def test_a_fault_in_a_case_is_said_as_shown(clinic: Shop) -> None:
+    [shown] = [block.text for block in BLOCKS if block.heading == "Your own cases" and block.language == "text"]
+    mine = clinic.folder / "mine.jsonl"
+    whole = mine.read_text()
+    try:
+        mine.write_text(whole.replace('"weight"', '"wieght"', 1))
+        [command] = [line for heading, line in COMMANDS if heading == "Your own cases"]
+        assert clinic.run(command, code=2).stderr == shown
+    finally:
+        mine.write_text(whole)
+
+
+def test_a_reward_model_learns_from_the_labels_of_kqa(real: Shop) -> None:
+    [done] = real.read("A reward model from physicians' labels: K-QA")
+    assert "reward model, held-out verdicts" in done.stdout
+    assert json.loads((real.folder / "runs" / "kqa" / "rm" / "evaluation.json").read_text())["accuracy"]
+    held_out = read_cases(real.folder / "runs" / "kqa" / "rm" / "held_out.jsonl")
+    labelled = [case for case in read_cases(real.folder / "runs" / "kqa" / "cases.jsonl") if case.verdicts]
+    assert (len(held_out), len(labelled)) == (9, 30)  # as README.md says
+
+
+def test_healthbench_is_imported_and_says_never_to_train_on_it(real: Shop) -> None:
+    real.read("HealthBench")
+    cases = read_cases(real.folder / "runs" / "healthbench" / "cases.jsonl")
+    assert cases and all(case.provenance["benchmark"] == "never train on it" for case in cases)
+
+
+def test_models_are_judged(clinic: Shop) -> None:
+    policy, judge = clinic.read("Bench a model")
+    assert "S1 proficiency" in policy.stdout and "majority" in judge.stdout
+
+
+def test_a_stage_runs_on_many_simulated_devices(clinic: Shop) -> None:
+    clinic.read("Many devices")
+    assert (clinic.folder / "runs" / "clinic" / "rm_on_8" / "model" / "heads.safetensors").exists()
+
+
+SNIPPETS = [number for number, block in enumerate(BLOCKS) if block.language == "python"]
+
+
+@pytest.mark.parametrize("number", SNIPPETS, ids=[f"snippet {n}" for n in range(1, len(SNIPPETS) + 1)])
+def test_the_python_runs_and_prints_what_is_shown(number: int, clinic: Shop, tmp_path: Path) -> None:
+    script = tmp_path / "snippet.py"
+    script.write_text(BLOCKS[number].text)
+    printed = clinic.run(f"python {script}").stdout
+    shown = BLOCKS[number + 1] if number + 1 < len(BLOCKS) else None
+    if shown and shown.language == "text":
+        assert printed == shown.text
+    else:
+        assert printed.strip()
