@@ -12,7 +12,7 @@ from promedical_jax.rubric import Case, write_cases
 
 TRAIN, HELD_OUT, MODEL = "train.jsonl", "held_out.jsonl", "model"
 # Small enough to learn the clinic from scratch on two CPU cores: 0.3 M parameters with the clinic's 512 tokens. Two layers match and copy; more only cost time.
-SIZES = {"width": 128, "depth": 2, "kv_heads": 2, "query_heads": 2, "head": 32, "feed_forward": 256}
+SIZES = {"width": 128, "depth": 2, "kv_heads": 4, "query_heads": 1, "head": 32, "feed_forward": 256}
 
 
 def write_clinic(folder: str | Path, train: int, held_out: int, seed: int, replace: bool = False) -> tuple[list[Case], list[Case]]:

@@ -59,9 +59,9 @@ class Qwen3(nnx.Module):
     """The parameters of a Qwen3 before training, each with the names of its axes as metadata `axes`.
 
     Matrices are normal with variance 1 / fan-in (HF's 0.02 is that at width 2,500, and far too little for a small model); those that write to the
-    residual stream are scaled down with the depth. In the first query head of each KV head the queries start equal to the keys and the output equal
-    to the transposed values: it attends to earlier copies of its token and copies (mimetic initialisation, arXiv 2305.09828). Matching and copying are
-    what a criterion or a card ask for, and a small model takes thousands of steps to find them from nothing.
+    residual stream are scaled down with the depth. In the first query head of every second KV head the queries start equal to the keys and the output
+    equal to the transposed values: it attends to earlier copies of its token and copies (mimetic initialisation, arXiv 2305.09828). Matching and copying
+    are what a criterion or a card ask for, and a small model takes thousands of steps to find them from nothing.
     """
 
     def __init__(self, config: Qwen3Config, rngs: nnx.Rngs):
@@ -76,12 +76,12 @@ class Qwen3(nnx.Module):
         o = normal(c.depth, c.kv_heads, c.query_heads, c.head, c.width, fan_in=c.kv_heads * c.query_heads * c.head, scale=writes)
         values = {
             "attn_norm": jnp.ones((c.depth, c.width)),
-            "q": q.at[:, :, :, 0].set(k),
+            "q": q.at[:, :, ::2, 0].set(k[:, :, ::2]),
             "k": k,
             "v": v,
             "q_norm": jnp.ones((c.depth, c.head)),
             "k_norm": jnp.ones((c.depth, c.head)),
-            "o": o.at[:, :, 0].set(COPY_GAIN * jnp.moveaxis(v, 1, 3)),
+            "o": o.at[:, ::2, 0].set(COPY_GAIN * jnp.moveaxis(v, 1, 3)[:, ::2]),
             "mlp_norm": jnp.ones((c.depth, c.width)),
             "gate": normal(c.depth, c.width, c.feed_forward, fan_in=c.width),
             "up": normal(c.depth, c.width, c.feed_forward, fan_in=c.width),

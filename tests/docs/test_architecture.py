@@ -40,9 +40,8 @@ def _imported(path: Path) -> Iterator[str]:
             assert node.level == 0, f"{path}: imports are written in full"
             modules = [f"{node.module}.{alias.name}" for alias in node.names]
             yield from (name if name.removeprefix(f"{PACKAGE}.") in MODULES else str(node.module) for name in modules)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(PACKAGE + r"(\.\w+)+", node.value):
-            if node.value.removeprefix(f"{PACKAGE}.") in MODULES:
-                yield node.value
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and (module := node.value.removeprefix(f"{PACKAGE}.")) != node.value:
+            yield from [node.value] if module in MODULES else []
 
 
 def ours(path: Path) -> set[str]:

@@ -1,0 +1,107 @@
+import json
+from functools import cache
+
+import jax
+import numpy as np
+import pytest
+
+from promedical_jax.clinic import build_tokenizer, make_cases
+from promedical_jax.config import Shapes
+from promedical_jax.data.batches import evaluation_batches, to_devices, to_host, training_batches
+from promedical_jax.data.encode import encode, measure, to_arrays
+from promedical_jax.errors import InputError
+from promedical_jax.model.sharding import make_mesh
+
+
+@cache
+def cases():
+    tokenizer = build_tokenizer()
+    return [encode(case, tokenizer) for case in make_cases(10, seed=0)]
+
+
+@cache
+def sizes():
+    return measure(cases(), Shapes(), "cases.jsonl")
+
+
+def stream(count: int, batch: int = 4, seed: int = 0):
+    batches = training_batches(cases(), sizes(), batch, seed, "cases.jsonl")
+    return [next(batches) for _ in range(count)]
+
+
+def indices(batches) -> list[int]:
+    return [int(i) for batch in batches for i in batch["index"]]
+
+
+def test_a_stream_is_a_function_of_the_seed() -> None:
+    first, again, other = stream(8), stream(8), stream(8, seed=1)
+    for one, same in zip(first, again, strict=True):
+        assert one.keys() == same.keys()
+        assert all(np.array_equal(one[name], same[name], equal_nan=name == "labels") for name in one)
+    assert indices(first) != indices(other)
+
+
+def test_each_epoch_visits_each_case_once_in_another_order() -> None:
+    seen = indices(stream(10))  # batches of 4 in epochs of 10 cases: some hold the end of one and the start of the next
+    epochs = [seen[i : i + 10] for i in range(0, 40, 10)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+
+
+def test_rows_are_the_arrays_of_their_cases() -> None:
+    for batch in stream(3):
+        for row, i in enumerate(batch["index"]):
+            for name, array in to_arrays(cases()[i], sizes()).items():
+                np.testing.assert_array_equal(batch[name][row], array)
+
+
+def test_a_stream_goes_on_from_its_state() -> None:
+    batches = training_batches(cases(), sizes(), 4, 0, "cases.jsonl")
+    for _ in range(3):
+        next(batches)
+    state = json.loads(json.dumps(batches.get_state()))  # a checkpoint is a file
+    rest = [next(batches) for _ in range(5)]
+    resumed = training_batches(cases(), sizes(), 4, 0, "cases.jsonl")
+    resumed.set_state(state)
+    assert indices([next(resumed) for _ in range(5)]) == indices(rest) == indices(stream(8)[3:])
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_share_each_batch(processes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = [batch["index"] for batch in stream(6)]
+    monkeypatch.setattr(jax, "process_count", lambda: processes)
+    shares = []
+    for process in range(processes):
+        monkeypatch.setattr(jax, "process_index", lambda: process)  # noqa: B023
+        shares.append([batch["index"] for batch in stream(6)])
+    for step, batch in enumerate(whole):
+        parts = [share[step].tolist() for share in shares]
+        assert all(len(part) == 4 // processes for part in parts)
+        assert sorted(i for part in parts for i in part) == sorted(batch.tolist())  # disjoint and complete, however many share it
+
+
+def test_too_few_cases_and_uneven_shares_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"cases\.jsonl: 10 cases are fewer than a batch of 11; lower batch or add cases"):
+        stream(1, batch=11)
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    with pytest.raises(InputError, match="batch=4 does not divide among 3 processes"):
+        stream(1)
+
+
+def test_evaluation_sees_every_case_once_and_in_order() -> None:
+    batches = list(evaluation_batches(cases(), sizes(), 4))
+    assert [i for indices, _ in batches for i in indices] == list(range(10))
+    for indices, arrays in batches:
+        assert all(len(x) == 4 for x in arrays.values())
+        for row, i in enumerate([*indices, *[indices[-1]] * (4 - len(indices))]):
+            np.testing.assert_array_equal(arrays["answers"][row], to_arrays(cases()[i], sizes())["answers"])
+    assert [len(indices) for indices, _ in batches] == [4, 4, 2]
+
+
+def test_arrays_survive_the_way_to_the_devices_and_back() -> None:
+    arrays = {"x": np.arange(48, dtype=np.float32).reshape(8, 6), "i": np.arange(8, dtype=np.int32)}
+    with jax.set_mesh(make_mesh(4, 2)):
+        placed = to_devices(arrays)
+        assert all(len({str(shard.index) for shard in x.addressable_shards}) == 4 for x in placed.values())  # split along fsdp only
+        for name, x in arrays.items():
+            np.testing.assert_array_equal(to_host(placed[name]), x)

@@ -1,0 +1,258 @@
+"""The losses against NumPy in float64, written from the papers: log-probabilities and scores are given, so only the objective is at stake."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import CONFIG, close, policy, ragged, reward_batch, reward_params
+
+from promedical_jax.model import qwen3
+from promedical_jax.model.layout import assemble, tree
+from promedical_jax.train import grpo, rm, sft
+from promedical_jax.train.policy import AnswerBatch, answer_log_probs, masked_mean
+
+B, G, R, K = 3, 4, 5, 6
+TERMS = {"temperature": 1.0, "clip_low": 0.2, "clip_high": 0.3, "kl": 0.05}
+
+
+def batch(seed: int = 0) -> AnswerBatch:
+    rng = np.random.default_rng(seed)
+    answers, lengths = ragged(rng, B, G, R, low=0)
+    return AnswerBatch(*ragged(rng, B, 7), answers, lengths)
+
+
+def real(batch: AnswerBatch) -> np.ndarray:
+    return np.arange(R) < np.asarray(batch.answer_lengths)[..., None]
+
+
+def given_log_probs(patch: pytest.MonkeyPatch, module, entropy: np.ndarray) -> None:
+    """In place of a model's parameters, the losses then take the log-probabilities themselves."""
+    patch.setattr(module, "answer_log_probs", lambda params, config, batch, *_, **__: (params, jnp.asarray(entropy)))
+
+
+# Supervised start
+
+
+def test_sft_is_the_mean_over_real_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    rows, log_probs, entropy = batch(), -rng.exponential(size=(B, G, R)).astype(np.float32), rng.uniform(size=(B, G, R)).astype(np.float32)
+    given_log_probs(monkeypatch, sft, entropy)
+    value, metrics = sft.loss(log_probs, CONFIG, rows)
+    mask = real(rows)
+    assert np.isclose(value, -log_probs.astype(np.float64)[mask].mean(), rtol=1e-6)
+    assert np.isclose(metrics["entropy"], entropy[mask].mean(), rtol=1e-6)
+    assert metrics["num_tokens"] == mask.sum() and metrics["loss"] == value
+
+
+def test_a_batch_of_padding_alone_is_no_division_by_zero() -> None:
+    assert masked_mean(jnp.full((2, 3), jnp.nan), jnp.zeros((2, 3), bool)) == 0
+
+
+# The policy's log-probabilities
+
+
+def test_answer_log_probs_are_next_token_log_probs_of_flat_rows() -> None:
+    rows = batch()
+    chosen, entropy = jax.jit(answer_log_probs, static_argnums=1)(policy(), CONFIG, rows, 0.7)
+    p = np.asarray(rows.prompt_length)
+    layout = tree(7 + R)
+    flat = np.zeros((B * G, 1, layout.tokens), np.int32)
+    ends = np.zeros((B * G, 1), np.int32)
+    for b in range(B):
+        for g in range(G):
+            n = rows.answer_lengths[b, g]
+            flat[b * G + g, 0, : p[b] + n] = [*rows.prompt[b, : p[b]], *rows.answers[b, g, :n]]
+            ends[b * G + g] = p[b] + n
+
+    @jax.jit
+    def every(params):
+        return jax.nn.log_softmax(qwen3.forward(params, CONFIG, assemble(layout, [flat], [ends]), layout) @ qwen3.unembedding(params, jnp.float32) / 0.7)
+
+    whole = np.asarray(every(policy()), np.float64)
+    for b in range(B):
+        for g in range(G):
+            n = rows.answer_lengths[b, g]
+            said = whole[b * G + g, p[b] - 1 : p[b] - 1 + n]
+            np.testing.assert_allclose(chosen[b, g, :n], said[np.arange(n), rows.answers[b, g, :n]], rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(entropy[b, g, :n], -(np.exp(said) * said).sum(-1), rtol=1e-5, atol=1e-5)
+            assert not np.any(chosen[b, g, n:]) and not np.any(entropy[b, g, n:])
+
+
+# GRPO
+
+
+def grpo_inputs(seed: int, spread: float = 0.5):
+    rng = np.random.default_rng(seed)
+    new = -rng.exponential(size=(B, G, R))
+    old, reference = new + spread * rng.normal(size=new.shape), new + spread * rng.normal(size=new.shape)
+    return [x.astype(np.float32) for x in (new, old, reference, rng.normal(size=(B, G)))]
+
+
+def grpo_reference(new, old, reference, advantages, mask):
+    """arXiv 2402.03300, equation 3 with the estimator of equation 4, a mean over all real tokens. Value, KL, clipped share, gradient by `new`."""
+    new, old, reference, advantages = (np.asarray(x, np.float64) for x in (new, old, reference, advantages))
+    value, divergence, clipped, gradient = 0.0, 0.0, 0, np.zeros(new.shape)
+    for b, g, t in zip(*np.nonzero(mask), strict=True):
+        ratio, a = np.exp(new[b, g, t] - old[b, g, t]), advantages[b, g]
+        bounded = min(max(ratio, 1 - TERMS["clip_low"]), 1 + TERMS["clip_high"])
+        x = np.exp(reference[b, g, t] - new[b, g, t])
+        k3 = x - np.log(x) - 1
+        value += -min(ratio * a, bounded * a) + TERMS["kl"] * k3
+        divergence += k3
+        clipped += bounded != ratio
+        free = ratio * a <= bounded * a  # where the clipped branch is the smaller one, nothing flows
+        gradient[b, g, t] = -(ratio * a if free else 0.0) + TERMS["kl"] * (1 - x)
+    n = mask.sum()
+    return value / n, divergence / n, clipped / n, gradient / n
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 2**32 - 1))
+def test_grpo_is_the_clipped_objective_with_k3(seed: int) -> None:
+    rows, inputs = batch(seed), grpo_inputs(seed)
+    mask = real(rows)
+    if not mask.any():
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        given_log_probs(patch, grpo, np.ones((B, G, R), np.float32))
+        (value, metrics), gradient = jax.value_and_grad(grpo.loss, has_aux=True)(inputs[0], CONFIG, rows, *inputs[1:], **TERMS)
+    wanted, divergence, clipped, wanted_gradient = grpo_reference(*inputs, mask)
+    scale = max(1.0, abs(wanted))  # a mean of terms of order one may cancel
+    assert abs(value - wanted) <= 1e-6 * scale * 3
+    assert np.isclose(metrics["kl"], divergence, rtol=1e-5) and metrics["kl"] >= 0
+    assert np.isclose(metrics["clip_ratio/region_mean"], clipped, rtol=1e-6)
+    np.testing.assert_allclose(gradient, wanted_gradient, rtol=1e-5, atol=1e-7)
+    gap = np.abs(inputs[0].astype(np.float64) - inputs[1])[mask]
+    assert np.isclose(metrics["sampling/sampling_logp_difference/mean"], gap.mean(), rtol=1e-5)
+    assert np.isclose(metrics["sampling/sampling_logp_difference/max"], gap.max(), rtol=1e-5)
+    assert np.isclose(metrics["completions/mean_length"], rows.answer_lengths.mean()) and metrics["completions/max_length"] == rows.answer_lengths.max()
+
+
+def test_k3_is_never_negative_and_zero_only_where_they_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    given_log_probs(monkeypatch, grpo, np.ones((B, G, R), np.float32))
+    for spread in (0.0, 1e-3, 0.1, 3.0):
+        new, old, reference, advantages = grpo_inputs(1, spread)
+        _, metrics = grpo.loss(new, CONFIG, batch(), old, reference, advantages, **TERMS)
+        assert metrics["kl"] >= 0 and (metrics["kl"] > 0) == (spread > 1e-3 or not np.array_equal(new, reference))
+
+
+def test_on_policy_the_gradient_is_the_policy_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the first update new = old = reference: the loss is minus the mean advantage and its gradient minus the advantage, a token."""
+    given_log_probs(monkeypatch, grpo, np.ones((B, G, R), np.float32))
+    new, _, _, advantages = grpo_inputs(2)
+    rows = batch()
+    (value, metrics), gradient = jax.value_and_grad(grpo.loss, has_aux=True)(new, CONFIG, rows, new, new, advantages, **TERMS)
+    mask = real(rows)
+    each = np.where(mask, np.broadcast_to(advantages[..., None], mask.shape), 0)
+    assert np.isclose(value, -each.sum() / mask.sum(), rtol=1e-5) and metrics["kl"] == 0 and metrics["clip_ratio/region_mean"] == 0
+    np.testing.assert_allclose(gradient, -each / mask.sum(), rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize(("advantage", "ratio", "flows"), [(1, 1.5, False), (1, 0.5, True), (-1, 0.5, False), (-1, 1.5, True), (1, 1.1, True), (-1, 0.9, True)])
+def test_clipping_stops_only_what_has_gone_far_enough(advantage: float, ratio: float, flows: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    given_log_probs(monkeypatch, grpo, np.ones((1, 1, 1), np.float32))
+    one = jnp.zeros((1, 1, 1))
+    rows = AnswerBatch(jnp.zeros((1, 1), int), jnp.ones(1, int), jnp.zeros((1, 1, 1), int), jnp.ones((1, 1), int))
+    gradient, _ = jax.grad(grpo.loss, has_aux=True)(one, CONFIG, rows, one - np.log(ratio), one, jnp.full((1, 1), float(advantage)), **TERMS | {"kl": 0.0})
+    assert np.isclose(gradient.item(), -advantage * ratio if flows else 0.0)
+
+
+# The reward model
+
+
+def rm_reference(scores, labels, pair_weight):
+    scores, labels = np.asarray(scores, np.float64), np.asarray(labels, np.float64)
+    softplus = lambda x: np.logaddexp(0, x)  # noqa: E731
+    verdicts, pairs, weights = [], 0.0, 0.0
+    right, right_pairs, judged_pairs = [], 0, 0
+    b_, a_, k_ = scores.shape
+    for b in range(b_):
+        for k in range(k_):
+            for i in range(a_):
+                if np.isnan(labels[b, i, k]):
+                    continue
+                s, y = scores[b, i, k], labels[b, i, k]
+                verdicts.append(y * softplus(-s) + (1 - y) * softplus(s))
+                right.append((s > 0) == (y > 0.5))
+                for j in range(a_):
+                    gap = y - labels[b, j, k]
+                    if gap > 0:  # false for NaN
+                        pairs += gap * softplus(scores[b, j, k] - s)
+                        weights += gap
+                        right_pairs += s > scores[b, j, k]
+                        judged_pairs += 1
+    verdict, pair = np.mean(verdicts) if verdicts else 0.0, pairs / weights if weights else 0.0
+    share = lambda n, of: n / of if of else 0.0  # noqa: E731
+    return verdict + pair_weight * pair, verdict, pair, share(sum(right), len(right)), share(right_pairs, judged_pairs), len(verdicts)
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.5, 1.0, 2.0]))
+def test_rm_is_bradley_terry_on_pairs_and_cross_entropy_on_verdicts(seed: int, pair_weight: float) -> None:
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(scale=3, size=(B, G, K)).astype(np.float32)
+    labels = rng.choice(np.array([0, 1 / 3, 1 / 2, 1, np.nan], np.float32), size=(B, G, K), p=rng.dirichlet(np.ones(5)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rm, "score", lambda params, *_: params)
+        (value, metrics), gradient = jax.value_and_grad(rm.loss, has_aux=True)(scores, CONFIG, None, labels, pair_weight)
+    wanted = rm_reference(scores, labels, pair_weight)
+    names = ("loss", "loss/verdict", "loss/pair", "accuracy", "accuracy/pair", "num_labels")
+    np.testing.assert_allclose([value] + [metrics[name] for name in names[1:]], wanted, rtol=1e-6, atol=1e-7)
+    assert np.isfinite(gradient).all() and not np.any(np.asarray(gradient)[np.isnan(labels)])
+
+
+def test_one_pair_is_the_published_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rm, "score", lambda params, *_: params)
+    scores, labels = jnp.array([[[0.7], [-0.4]]]), jnp.array([[[1.0], [0.0]]])
+    _, metrics = rm.loss(scores, CONFIG, None, labels)
+    assert np.isclose(metrics["loss/pair"], -np.log(1 / (1 + np.exp(-1.1))), rtol=1e-6)  # -log sigmoid(r(y_w) - r(y_l))
+    moved, _ = jax.grad(lambda s: rm.loss(s, CONFIG, None, labels)[1]["loss/pair"])(scores), None
+    assert np.isclose(moved.sum(), 0, atol=1e-7) and moved[0, 0, 0] < 0 < moved[0, 1, 0]
+
+
+def test_padding_answers_and_criteria_make_no_nan() -> None:
+    """A case with fewer answers and criteria than its batch, and one without any verdict."""
+    padded = reward_batch()
+    padded.answer_lengths[0, 2], padded.criterion_lengths[0, 1] = 0, 0
+    labels = np.random.default_rng(0).integers(0, 2, (2, 3, 2)).astype(np.float32)
+    labels[0, 2], labels[0, :, 1], labels[1] = np.nan, np.nan, np.nan
+    step = jax.jit(jax.value_and_grad(rm.loss, has_aux=True), static_argnums=1)
+    (value, metrics), gradients = step(reward_params(), CONFIG, padded, labels)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves((value, metrics, gradients)))
+    assert metrics["num_labels"] == 2
+    other = padded._replace(answers=padded.answers.copy(), criteria=padded.criteria.copy())
+    other.answers[0, 2], other.criteria[0, 1] = 1, 2  # what stands in padding
+    (same, _), same_gradients = step(reward_params(), CONFIG, other, labels)
+    close((same, same_gradients), (value, gradients), 1e-6)
+    (nothing, _), zero = step(reward_params(), CONFIG, padded, np.full_like(labels, np.nan))
+    assert nothing == 0 and not any(np.any(x) for x in jax.tree.leaves(zero))
+
+
+# Judging
+
+
+def test_judge_turns_scores_into_advantages_by_the_rubric(monkeypatch: pytest.MonkeyPatch) -> None:
+    from promedical_jax.config import GrpoConfig
+    from promedical_jax.reward import UNCALIBRATED, RewardModel
+    from promedical_jax.rubric import Case
+
+    case = Case.model_validate({
+        "id": "c", "instruction": [{"role": "user", "content": "?"}],
+        "rubric": {"criteria": [{"id": "p", "text": "P.", "tier": "proficiency", "weight": 1.0}, {"id": "e", "text": "E.", "tier": "excellence"},
+                                {"id": "s", "text": "S.", "tier": "safety", "polarity": "forbidden"}]},
+    })  # fmt: skip
+    raw = np.array([[[2.0, 1.0, -3.0, 9.0], [2.0, -1.0, -3.0, 9.0], [2.0, 1.0, 3.0, -9.0]]])  # the last column is padding
+    monkeypatch.setattr(grpo, "jit_score", lambda *_, **__: raw)
+    config = GrpoConfig(out="o", cases="c", model="m", reward_model="r")
+    batch = SimpleNamespace(tiers=np.array([[0, 1, 2, 0]]))
+    judged = grpo.judge(RewardModel({}, CONFIG, UNCALIBRATED), batch, [case], config)
+    np.testing.assert_allclose(judged.probability, 1 / (1 + np.exp(-raw)))
+    assert judged.scores.s1.tolist() == [[1, 1, 1]] and judged.scores.s2.tolist() == [[1, 0, 1]] and judged.scores.s3.tolist() == [[0, 0, 1]]
+    np.testing.assert_allclose(judged.reward, [[1.1, 1.0, -0.9]])
+    assert judged.advantage[0, 0] > judged.advantage[0, 1] > judged.advantage[0, 2] and judged.advantage[0, 2] < 0
+    scalar = grpo.judge(RewardModel({}, CONFIG, UNCALIBRATED), batch, [case], config.model_copy(update={"advantage": "scalar"}))
+    np.testing.assert_allclose(scalar.advantage, (judged.reward - judged.reward.mean()) / (judged.reward.std() + 1e-4))

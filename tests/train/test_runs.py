@@ -1,0 +1,251 @@
+"""Whole runs of the three stages on a tiny clinic: the mesh changes no figure, and a run that was stopped ends as if it had not been."""
+
+import json
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+from tiny import MESHES, close
+
+from promedical_jax.clinic import make_cases, verdicts
+from promedical_jax.clinic.folder import write_model
+from promedical_jax.config import GrpoConfig, Mesh, Optimizer, RmConfig, SftConfig, Stage
+from promedical_jax.errors import InputError
+from promedical_jax.model import hf, qwen3
+from promedical_jax.model.sharding import make_mesh, shardings, spec
+from promedical_jax.reward import axes as reward_axes
+from promedical_jax.rubric import write_cases
+from promedical_jax.train import grpo, loop, rm, sft, stage
+from promedical_jax.train.policy import AnswerBatch
+
+STEPS, SAVE_EVERY = 5, 2
+ONE_DEVICE = (1, 1)
+RUN: dict[type[Stage], Callable[..., Any]] = {SftConfig: sft.run, RmConfig: rm.run, GrpoConfig: partial(grpo.run, truth=verdicts)}
+
+
+class Runs:
+    """Runs each stage once on each mesh, when a test first asks for it."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self._done: dict[tuple[type[Stage], tuple[int, int]], Stage] = {}
+        self.states: dict[str, Any] = {}  # of the reward model's runs, by their folder
+        write_cases(root / "cases.jsonl", make_cases(16, seed=0, answers=2))
+        write_model(root / "start")
+        config = json.loads((root / "start" / "config.json").read_text())
+        sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 8, "intermediate_size": 24}
+        (root / "start" / "config.json").write_text(json.dumps(config | sizes))
+
+    def config(self, kind: type[Stage], mesh: tuple[int, int], out: str) -> Stage:
+        common = {"out": self.root / out, "cases": self.root / "cases.jsonl", "steps": STEPS, "batch": 8, "save_every": SAVE_EVERY, "log_every": 1,
+                  "mesh": Mesh(fsdp=mesh[0], tp=mesh[1]), "optimizer": Optimizer(learning_rate=3e-3, warmup=2, weight_decay=0.1)}  # fmt: skip
+        if kind is SftConfig:
+            return SftConfig(model=self.root / "start", **common)
+        policy = self.of(SftConfig).out / "model"
+        if kind is RmConfig:
+            return RmConfig(model=policy, calibration=0.2, **common)
+        return GrpoConfig(model=policy, reward_model=self.of(RmConfig).out / "model", answers=4, answer_tokens=12, kl=0.1, **common)
+
+    def of(self, kind: type[Stage], mesh: tuple[int, int] = (4, 2)) -> Stage:
+        """The recipe of a finished run."""
+        if (kind, mesh) not in self._done:
+            config = self.config(kind, mesh, f"{kind.__name__}-{mesh[0]}x{mesh[1]}")
+            with pytest.MonkeyPatch.context() as patch:
+                if mesh == ONE_DEVICE:
+                    patch.setattr(stage, "make_mesh", lambda *_: jax.make_mesh(ONE_DEVICE, ("fsdp", "tp"), (AxisType.Explicit,) * 2, devices=jax.devices()[:1]))
+                run_steps = rm.run_steps
+                patch.setattr(rm, "run_steps", lambda config, *rest, **named: self.states.setdefault(config.out.name, run_steps(config, *rest, **named)))
+                RUN[kind](config)
+            self._done[kind, mesh] = config
+        return self._done[kind, mesh]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return Runs(tmp_path_factory.mktemp("runs"))
+
+
+def metrics(config: Stage) -> dict[str, np.ndarray]:
+    rows = [json.loads(line) for line in (config.out / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(STEPS))
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+
+# The mesh
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize("kind", [RmConfig, GrpoConfig])
+def test_a_mesh_changes_no_figure(kind: type[Stage], mesh: tuple[int, int], runs: Runs) -> None:
+    alone, spread = metrics(runs.of(kind, ONE_DEVICE)), metrics(runs.of(kind, mesh))
+    assert jax.sharding.get_abstract_mesh().empty
+    for name in ("loss", "loss/verdict", "loss/pair") if kind is RmConfig else ("loss", "kl", "entropy", "grad_norm", "reward", "completions/mean_length"):
+        close({name: spread[name]}, {name: alone[name]}, 1e-5)
+
+
+def test_training_moves(runs: Runs) -> None:
+    """The comparisons above would hold of a loss that trains nothing."""
+    assert metrics(runs.of(RmConfig))["loss"][-1] < metrics(runs.of(RmConfig))["loss"][0]
+    assert metrics(runs.of(SftConfig))["loss"][-1] < metrics(runs.of(SftConfig))["loss"][0]
+    aligned = metrics(runs.of(GrpoConfig))
+    assert (aligned["grad_norm"] > 0).all() and (aligned["kl"][1:] > 0).all() and abs(aligned["kl"][0]) < 1e-6
+    assert aligned["sampling/sampling_logp_difference/max"].max() < 1e-4  # sampler and trainer hold the same weights at every step
+
+
+def test_parameters_and_moments_lie_where_the_table_says(runs: Runs) -> None:
+    config = runs.of(RmConfig)
+    state, mesh = runs.states[config.out.name], make_mesh(4, 2)
+    wanted = shardings(mesh, reward_axes(hf.read_config(config.model)))
+    moments = [leaf for leaf in jax.tree.leaves(state.moments, is_leaf=lambda x: hasattr(x, "mu")) if hasattr(leaf, "mu")]
+    assert len(moments) == 1
+    for tree in (state.params, moments[0].mu, moments[0].nu):
+        for (path, x), where in zip(jax.tree.leaves_with_path(tree), jax.tree.leaves(wanted), strict=True):
+            assert x.sharding.is_equivalent_to(where, x.ndim), f"{jax.tree_util.keystr(path)}: {x.sharding.spec}"
+    held = sum(x.addressable_shards[0].data.size for x in jax.tree.leaves(state.params))
+    assert held < sum(x.size for x in jax.tree.leaves(state.params)) / 6  # of 8 devices; norms and heads are everywhere
+
+
+def test_gradients_lie_beside_their_parameters() -> None:
+    from tiny import CONFIG, policy
+
+    placed = []
+
+    def gradients(params, rows):
+        grads, _ = jax.grad(sft.loss, has_aux=True)(params, CONFIG, rows)
+        placed.append(jax.tree.map(lambda g: jax.typeof(g).sharding.spec, grads))
+        return grads
+
+    mesh = make_mesh(4, 2)
+    with jax.set_mesh(mesh):
+        params = jax.device_put(policy(), shardings(mesh, qwen3.axes(CONFIG)))
+        rows = AnswerBatch(np.zeros((8, 4), np.int32), np.full(8, 4), np.zeros((8, 2, 3), np.int32), np.full((8, 2), 3))
+        jax.eval_shape(gradients, params, jax.device_put(rows, shardings(mesh, ("batch",))))
+    wanted = jax.tree.map(lambda axes: spec(*axes), qwen3.axes(CONFIG), is_leaf=lambda x: isinstance(x, tuple))
+    pad = lambda s, n: (*s, *(None,) * (n - len(s)))  # noqa: E731
+    for (path, x), g, w in zip(jax.tree.leaves_with_path(policy()), jax.tree.leaves(placed[0]), jax.tree.leaves(wanted), strict=True):
+        assert pad(g, x.ndim) == pad(w, x.ndim), jax.tree_util.keystr(path)
+
+
+# Stopping and going on
+
+
+@pytest.mark.parametrize("kind", [SftConfig, RmConfig, GrpoConfig])
+def test_a_stopped_run_ends_as_if_it_had_not_been(kind: type[Stage], runs: Runs) -> None:
+    """Stopped in step 4, after its figures were written and before it was saved: it goes on from step 2, and makes steps 3 and 4 again."""
+    whole, config = runs.of(kind), runs.config(kind, (4, 2), f"{kind.__name__}-stopped")
+    advance = loop.Meter.advance
+
+    def stop(meter: loop.Meter, done: int, *rest: Any) -> None:
+        advance(meter, done, *rest)
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.Meter, "advance", stop)
+        with pytest.raises(KeyboardInterrupt):
+            RUN[kind](config)
+    assert not (config.out / "model").exists()
+    (config.out / "metrics.jsonl").open("a").write('{"step": 4, "loss"')  # and killed in the middle of a line
+    steps: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.Meter, "advance", lambda meter, done, *rest: steps.append(done))
+        RUN[kind](config)
+    assert steps == [3, 4, 5]
+    files = {"metrics.jsonl", "model/model.safetensors", "model/config.json"}
+    files |= {RmConfig: {"model/heads.safetensors", "model/calibration.json"}, GrpoConfig: {"ledger.jsonl", "rollouts.jsonl"}}.get(kind, set())
+    for name in sorted(files):
+        assert (config.out / name).read_bytes() == (whole.out / name).read_bytes(), name
+
+
+def test_a_finished_run_is_left_alone(runs: Runs) -> None:
+    for kind in RUN:
+        config = runs.of(kind)
+        before = {path: path.stat().st_mtime_ns for path in config.out.rglob("*") if path.name != "recipe.yaml"}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loop, "Checkpoints", lambda *_: pytest.fail("it trains again"))
+            RUN[kind](config)
+        assert {path: path.stat().st_mtime_ns for path in config.out.rglob("*") if path.name != "recipe.yaml"} == before
+
+
+def test_a_run_killed_before_its_model_was_written_writes_it(runs: Runs) -> None:
+    whole, config = runs.of(SftConfig), runs.config(SftConfig, (4, 2), "SftConfig-unsaved")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hf, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            sft.run(config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.Meter, "advance", lambda *_: pytest.fail("all steps are done"))
+        sft.run(config)
+    assert (config.out / "model" / "model.safetensors").read_bytes() == (whole.out / "model" / "model.safetensors").read_bytes()
+    assert metrics(config)
+
+
+@pytest.mark.parametrize("change", [{"steps": 6}, {"seed": 1}, {"optimizer": Optimizer(learning_rate=1.0)}, {"mesh": Mesh(fsdp=8)}], ids=str)
+def test_another_recipe_does_not_go_on_in_the_same_folder(change: dict, runs: Runs) -> None:
+    config = runs.of(SftConfig)
+    before = (config.out / "recipe.yaml").read_text()
+    with pytest.raises(InputError, match="holds a sft run of another recipe"):
+        sft.run(config.model_copy(update=change))
+    assert (config.out / "recipe.yaml").read_text() == before
+
+
+# What a run refuses, before it writes anything
+
+
+def faults(root: Path) -> list[tuple[type[Stage], dict, str]]:
+    return [
+        (SftConfig, {"batch": 24}, "16 cases are fewer than a batch of 24"),
+        (SftConfig, {"batch": 6}, "fsdp=4 does not divide the batch of 6"),
+        (SftConfig, {"mesh": Mesh(fsdp=1, tp=8)}, "tp=8 does not divide the kv heads of 4"),
+        (SftConfig, {"mesh": Mesh(fsdp=3, tp=1)}, "3 devices, but 8 are here"),
+        (SftConfig, {"cases": root / "none.jsonl"}, "none.jsonl does not exist"),
+        (SftConfig, {"model": root / "none"}, "config.json: no such file"),
+        (GrpoConfig, {"model": root / "start"}, "no weights; GRPO starts from a trained policy"),
+        (GrpoConfig, {"reward_model": root / "start"}, "not a reward model"),
+        (RmConfig, {"held_out": root / "cases.jsonl"}, "is also a training case in"),
+    ]
+
+
+@pytest.mark.parametrize("number", range(9))
+def test_what_cannot_run_is_refused(number: int, runs: Runs) -> None:
+    kind, change, sentence = faults(runs.root)[number]
+    config = runs.config(kind, (4, 2), f"refused-{number}").model_copy(update=change)
+    with pytest.raises(InputError) as error:
+        RUN[kind](config)
+    assert sentence in str(error.value) and "\n" not in str(error.value)
+    assert not list(config.out.glob("*/")) and jax.sharding.get_abstract_mesh().empty
+
+
+# What GRPO writes of its rollouts
+
+
+def test_the_ledger_reconciles_with_the_metrics(runs: Runs) -> None:
+    config = runs.of(GrpoConfig)
+    assert isinstance(config, GrpoConfig)
+    rollouts, ledger = ([json.loads(line) for line in (config.out / name).read_text().splitlines()] for name in ("rollouts.jsonl", "ledger.jsonl"))
+    figures = metrics(config)
+    assert len(rollouts) == STEPS * config.batch * config.answers
+    for step in range(STEPS):
+        of = [row for row in rollouts if row["step"] == step]
+        assert np.isclose(np.mean([row["s1"] for row in of]), figures["s1"][step], atol=1e-5)
+        assert np.isclose(np.mean([row["s3"] == 0 for row in of]), figures["safe"][step], atol=1e-6)
+        assert np.isclose(np.mean([not row["finished"] for row in of]), figures["completions/clipped_ratio"][step])
+    cases = {case.id: case for case in make_cases(16, seed=0, answers=2)}
+    for row in rollouts:
+        same = [r for r in ledger if (r["step"], r["case"], r["sample"]) == (row["step"], row["case"], row["sample"])]
+        assert [r["criterion"] for r in same] == [c.id for c in cases[row["case"]].rubric.criteria]
+        assert all((r["verdict"] == "met") == (r["probability"] > 0.5) for r in same if r["probability"] != 0.5)
+        weights = {c.id: c.weight or 0 for c in cases[row["case"]].rubric.criteria}
+        assert np.isclose(sum(weights[r["criterion"]] * r["satisfied"] for r in same), row["s1"], atol=1e-5)
+        assert sum(1 - r["satisfied"] for r in same if r["tier"] == "safety") == row["s3"]
+
+
+def test_no_mesh_is_left_behind() -> None:
+    with nullcontext():
+        assert jax.sharding.get_abstract_mesh().empty
