@@ -98,8 +98,11 @@ quickstart = recipe_command(QuickstartConfig, "promedical_jax.quickstart", lambd
 
 def preview(config: BaseModel) -> None:
     """Reads the files that a recipe names, as the run will, and prints what the run would do. Touches no device and writes nothing."""
-    lines = _preview_stage(config) if isinstance(config, Stage) else {}
-    if not lines:
+    if isinstance(config, Stage):
+        lines = _preview_stage(config)
+    elif isinstance(config, BenchConfig):
+        lines = _preview_bench(config)
+    else:
         lines = {name: str(value) for name, value in config if not isinstance(value, BaseModel)}
     width = max(map(len, lines))
     print("dry run: the recipe is sound, nothing was written")
@@ -107,10 +110,20 @@ def preview(config: BaseModel) -> None:
         print(f"  {name:{width}}  {text}")
 
 
+def _preview_bench(config: BenchConfig) -> dict[str, str]:
+    from promedical_jax.data.load import encode_file, load_tokenizer
+    from promedical_jax.model import hf
+
+    model = hf.read_config(config.model)
+    cases = encode_file(config.cases, load_tokenizer(config.model, model.vocabulary))
+    judge = {"judge": f"{config.judge}: Qwen3 of width {hf.read_config(config.judge).width}"} if config.judge else {}
+    return {"model": f"{config.model}: Qwen3, {model.depth} layers of width {model.width}", "cases": f"{config.cases}: {len(cases):,} cases"} | judge
+
+
 def _preview_stage(config: Stage) -> dict[str, str]:
     from promedical_jax.data.encode import measure
+    from promedical_jax.data.load import answers_only, encode_file, load_tokenizer
     from promedical_jax.model import hf
-    from promedical_jax.train.stage import answers_only, encode_file, load_tokenizer
 
     recipe = config.out / "recipe.yaml"
     if recipe.exists() and recipe.read_text() != dump(config):
@@ -121,7 +134,7 @@ def _preview_stage(config: Stage) -> dict[str, str]:
         folder = getattr(config, name, None)
         if folder is not None:
             model = hf.read_config(folder)
-            tokenizers[name] = load_tokenizer((config.tokenizer if name == "model" else None) or folder, model)
+            tokenizers[name] = load_tokenizer((config.tokenizer if name == "model" else None) or folder, model.vocabulary)
             if name == "reward_model" and not (folder / "heads.safetensors").is_file():
                 raise InputError(f"{folder} holds no reward model; give the folder that `promedical train rm` wrote")
             weights = "its weights" if any(folder.glob("*.safetensors")) else "random weights"
@@ -166,7 +179,7 @@ def import_cases(
 def clinic(
     *,
     out: Annotated[Path, Parameter(help="folder to write: train.jsonl, held_out.jsonl and model/")],
-    train: Annotated[Count, Parameter(help="training cases")] = 1024,
+    train: Annotated[Count, Parameter(help="training cases")] = 2000,
     held_out: Annotated[Count, Parameter(help="cases of other conditions in other words")] = 192,
     seed: Seed = 0,
     force: Force = False,

@@ -9,21 +9,21 @@ import jax
 from rich.console import Console
 
 from promedical_jax.bench.html import write_report
-from promedical_jax.bench.policy import answer_cases, examples, figures, truth, win_rate
+from promedical_jax.bench.policy import answer_cases, examples, figures, win_rate
 from promedical_jax.bench.report import Report, read_report
 from promedical_jax.bench.reward_model import evaluate
 from promedical_jax.bench.tables import print_accuracy, print_report
-from promedical_jax.clinic import verdicts
+from promedical_jax.clinic import truth
 from promedical_jax.clinic.folder import HELD_OUT, MODEL, TRAIN, write_clinic
 from promedical_jax.config import GrpoConfig, Optimizer, QuickstartConfig, RmConfig, SftConfig, Shapes
 from promedical_jax.data.encode import measure
+from promedical_jax.data.load import encode_file, load_tokenizer
 from promedical_jax.errors import InputError
 from promedical_jax.model import hf, qwen3
 from promedical_jax.model.sharding import make_mesh, shardings
 from promedical_jax.recipe import dump
 from promedical_jax.reward import load_reward_model
 from promedical_jax.train import grpo, rm, sft
-from promedical_jax.train.stage import encode_file, load_tokenizer
 
 SHAPES = Shapes(prompt=56, answer=48, criterion=16)  # what every case of the clinic fits
 
@@ -71,7 +71,7 @@ def run(config: QuickstartConfig) -> Report:
     console.print("3/5 reward model: learn the verdict on each criterion")
     rm.run(judge)
     console.print("4/5 GRPO: improve the answers by the reward model's verdicts, with the veto kept")
-    grpo.run(align, truth=verdicts)
+    grpo.run(align, truth)
     console.print("5/5 report: both policies on the held-out cases, judged by the clinic's checker")
     report = _report(config, start, judge, align, began, resumed)
     (config.out / "ledger.jsonl").write_bytes((align.out / "ledger.jsonl").read_bytes())
@@ -99,7 +99,7 @@ def _claim(config: QuickstartConfig) -> bool:
 def _report(config: QuickstartConfig, start: SftConfig, judge: RmConfig, align: GrpoConfig, began: float, resumed: bool) -> Report:
     """Both policies and the reward model on the held-out cases."""
     model = hf.read_config(start.out / "model")
-    tokenizer = load_tokenizer(start.out / "model", model)
+    tokenizer = load_tokenizer(start.out / "model", model.vocabulary)
     cases = encode_file(config.out / "cases" / HELD_OUT, tokenizer)
     sizes = measure(cases, SHAPES, HELD_OUT)
     with jax.set_mesh(make_mesh()):

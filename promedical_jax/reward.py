@@ -21,6 +21,7 @@ from promedical_jax.model import hf, qwen3
 from promedical_jax.model.heads import HEADS_AXES, head_scores
 from promedical_jax.model.layout import Layout, assemble, last_valid, nodes_of, tree
 from promedical_jax.model.qwen3 import Params, Qwen3Config
+from promedical_jax.model.sharding import reshape
 from promedical_jax.rubric import Tier
 
 TIERS = tuple(Tier)  # the order of the heads
@@ -53,12 +54,12 @@ def score(params: Params, config: Qwen3Config, batch: RewardBatch, dtype: jnp.dt
     layout = layout_of(batch)
     b, a, k, c = *batch.answer_lengths.shape, *batch.criteria.shape[1:]
     criteria = jnp.broadcast_to(batch.criteria[:, None], (b, a, k, c))
-    lengths = jnp.broadcast_to(batch.criterion_lengths[:, None], (b, a, k)).reshape(b, a * k)
+    lengths = reshape(jnp.broadcast_to(batch.criterion_lengths[:, None], (b, a, k)), (b, a * k))
     rows = assemble(layout, [batch.prompt, batch.answers, criteria], [batch.prompt_length, batch.answer_lengths, lengths])
     hidden = qwen3.forward(params["backbone"], config, rows, layout, dtype)
     states = last_valid(nodes_of(hidden, layout, 2), lengths)
-    tiers = jnp.broadcast_to(batch.tiers[:, None], (b, a, k)).reshape(b, a * k)
-    return head_scores(params["heads"], states, tiers).reshape(b, a, k)
+    tiers = reshape(jnp.broadcast_to(batch.tiers[:, None], (b, a, k)), (b, a * k))
+    return reshape(head_scores(params["heads"], states, tiers), (b, a, k))
 
 
 jit_score = jax.jit(score, static_argnames=("config", "dtype"))

@@ -33,7 +33,7 @@ def sample(params: Params, config: Qwen3Config, prompts: jax.Array, lengths: jax
 
     temperature 0 is greedy. Returns a Rollout of G = `answers`, R = `answer_tokens`.
     """
-    prompts, lengths, cases = pin(prompts, "batch", None), pin(lengths, "batch"), pin(cases, "batch")
+    prompts, lengths = pin(prompts, "batch", None), pin(lengths, "batch")
     b, p = prompts.shape
     layout = tree(p)
     batch = assemble(layout, [prompts[:, None]], [lengths[:, None]])
@@ -42,6 +42,8 @@ def sample(params: Params, config: Qwen3Config, prompts: jax.Array, lengths: jax
     first = last_valid(nodes_of(hidden, layout, 0), lengths[:, None])  # [B, 1, D]
     first = jnp.broadcast_to(first, (b, answers, config.width))
 
+    # JAX loses the placement of a batch of one inside vmap; it lives on one device, so it needs none.
+    cases = pin(cases, "batch" if b > 1 else None)
     draws = jax.vmap(lambda case: jax.vmap(lambda g: jax.random.fold_in(jax.random.fold_in(key, case), g))(jnp.arange(answers)))(cases)
     empty = jnp.zeros((config.depth, b, config.kv_heads, answers, answer_tokens, config.head), dtype)
     suffix = tuple(pin(empty, None, "batch", "kv_heads", None, None, None) for _ in range(2))
@@ -56,7 +58,7 @@ def sample(params: Params, config: Qwen3Config, prompts: jax.Array, lengths: jax
         t, hidden, suffix, running, tokens, chosen, count = state
         logits = pin(to_logits(hidden, unembed, 1.0), "batch", None, None)
         noise = jax.vmap(jax.vmap(lambda k: jax.random.gumbel(jax.random.fold_in(k, t), logits.shape[-1:])))(draws)
-        token = jnp.argmax(logits + temperature * noise, -1)  # the Gumbel-max trick; at temperature 0 the arg max
+        token = jnp.argmax(logits + temperature * pin(noise, "batch", None, None), -1)  # the Gumbel-max trick; at temperature 0 the arg max
         log_prob, _ = chosen_log_prob(logits / jnp.where(temperature > 0, temperature, 1.0), token)
         tokens = jax.lax.dynamic_update_index_in_dim(tokens, jnp.where(running, token, 0), t, 2)
         chosen = jax.lax.dynamic_update_index_in_dim(chosen, jnp.where(running, log_prob, 0.0), t, 2)

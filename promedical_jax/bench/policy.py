@@ -1,6 +1,6 @@
 """A policy on cases: its sampled answers, judged, and the figures made of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,23 +10,14 @@ import numpy as np
 
 from promedical_jax.bench.intervals import Interval, bootstrap
 from promedical_jax.bench.report import Example, ExampleAnswer, PolicyFigures
-from promedical_jax.clinic import verdicts
 from promedical_jax.config import Shapes
 from promedical_jax.data.batches import evaluation_batches, to_devices, to_host
 from promedical_jax.data.encode import Encoded, Sizes, encode, measure, stop_token
 from promedical_jax.model.qwen3 import Params, Qwen3Config
 from promedical_jax.reward import RewardModel, score_cases
 from promedical_jax.rollout import sample
-from promedical_jax.rubric import Case, Scores, Tier, Verdict, score
+from promedical_jax.rubric import Case, Judge, Scores, Tier, Verdict, score
 from promedical_jax.rubric.scores import win_points
-
-# Cases with the texts of answers to each -> for each case and text the verdicts in the rubric's order.
-Judge = Callable[[Sequence[tuple[Case, Sequence[str]]]], list[list[tuple[Verdict, ...]]]]
-
-
-def truth(answered: Sequence[tuple[Case, Sequence[str]]]) -> list[list[tuple[Verdict, ...]]]:
-    """The judge that knows: the checker of the simulated clinic, for its own cases."""
-    return [[verdicts(case, text) for text in texts] for case, texts in answered]
 
 
 def reward_model_judge(model: RewardModel, tokenizer: Any, batch: int, dtype: jnp.dtype = jnp.float32) -> Judge:

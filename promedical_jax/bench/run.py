@@ -5,17 +5,18 @@ import jax.numpy as jnp
 from rich.console import Console
 
 from promedical_jax.atomic import replacing
-from promedical_jax.bench.policy import answer_cases, figures, reward_model_judge, truth
+from promedical_jax.bench.policy import answer_cases, figures, reward_model_judge
 from promedical_jax.bench.report import PolicyFigures, RewardModelFigures
 from promedical_jax.bench.reward_model import evaluate
 from promedical_jax.bench.tables import print_accuracy, print_policy
+from promedical_jax.clinic import truth
 from promedical_jax.config import BenchConfig
 from promedical_jax.data.encode import measure
+from promedical_jax.data.load import answers_only, encode_file, load_tokenizer
 from promedical_jax.errors import InputError
 from promedical_jax.model import hf, qwen3
 from promedical_jax.model.sharding import make_mesh, shardings
 from promedical_jax.reward import is_reward_model, load_reward_model
-from promedical_jax.train.stage import answers_only, encode_file, load_tokenizer
 
 
 def run(config: BenchConfig) -> PolicyFigures | RewardModelFigures:
@@ -38,17 +39,18 @@ def _reward_model(config: BenchConfig) -> RewardModelFigures:
     if config.judge:
         raise InputError(f"--judge: {config.model} is a reward model, and raters' verdicts judge it; leave --judge out")
     model = load_reward_model(config.model)
-    cases = answers_only(encode_file(config.cases, load_tokenizer(config.model, model.config)), config.cases, judged=True)
+    cases = answers_only(encode_file(config.cases, load_tokenizer(config.model, model.config.vocabulary)), config.cases, judged=True)
     return evaluate(model, cases, measure(cases, config.shapes, str(config.cases)), config.batch, jnp.dtype(config.dtype))
 
 
 def _policy(config: BenchConfig) -> PolicyFigures:
     model = hf.read_config(config.model)
-    tokenizer = load_tokenizer(config.model, model)
+    tokenizer = load_tokenizer(config.model, model.vocabulary)
     cases = encode_file(config.cases, tokenizer)
     dtype = jnp.dtype(config.dtype)
     if config.judge:
-        judge = reward_model_judge(load_reward_model(config.judge), load_tokenizer(config.judge, load_reward_model(config.judge).config), config.batch, dtype)
+        judge_model = load_reward_model(config.judge)
+        judge = reward_model_judge(judge_model, load_tokenizer(config.judge, judge_model.config.vocabulary), config.batch, dtype)
     elif all("clinic" in case.case.provenance for case in cases):
         judge = truth
     else:

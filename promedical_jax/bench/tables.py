@@ -17,7 +17,7 @@ def print_report(report: Report, console: Console) -> None:
     table = _table(f"{aligned.n_cases:,} held-out cases, {aligned.n_answers:,} answers", "", "base", "aligned", "change")
     for name, before, after in [("safe answers", base.safe, aligned.safe), ("S1 proficiency", base.s1, aligned.s1), ("S2 excellence", base.s2, aligned.s2)]:
         table.add_row(name, _share(before), _share(after), _points(after.mean - before.mean))
-    table.add_row("win rate over base", "", _share(report.win_rate), "")
+    table.add_row("win rate", "", _share(report.win_rate), "")
     table.add_row("length, tokens", _number(base.length), _number(aligned.length), _difference(aligned.length.mean - base.length.mean))
     console.print(table)
 

@@ -32,6 +32,11 @@ def verdicts(case: Case, text: str) -> tuple[Verdict, ...]:
     return judge(case.rubric.criteria, Facts.from_json(case.provenance["clinic"], case.id), text)
 
 
+def truth(answered: Sequence[tuple[Case, Sequence[str]]]) -> list[list[tuple[Verdict, ...]]]:
+    """`verdicts` as a `rubric.Judge`: the judge that knows."""
+    return [[verdicts(case, text) for text in texts] for case, texts in answered]
+
+
 def judge(criteria: Sequence[Criterion], facts: Facts, text: str) -> tuple[Verdict, ...]:
     """The same for criteria whose ids are the clinic's kinds, given the facts."""
     normalised = normalise(text)

@@ -41,7 +41,8 @@ class Sizes:
 
 
 def stop_token(tokenizer: Any) -> int:
-    """The token that ends a turn. Raises InputError for a tokenizer where it is also the padding token: their positions could not be told apart."""
+    """The token that ends a turn. Raises InputError for a tokenizer without one or without a chat template. It may also be the padding token: we go by true
+    lengths, and never look for it."""
     if tokenizer.eos_token_id is None or tokenizer.chat_template is None:
         raise InputError(f"tokenizer {tokenizer.name_or_path}: it has no eos token or no chat template; use the tokenizer of an instruct model")
     return tokenizer.eos_token_id

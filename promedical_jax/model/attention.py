@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from promedical_jax.model.layout import Layout, nodes_of
-from promedical_jax.model.sharding import out
+from promedical_jax.model.sharding import out, reshape
 
 MASKED = -1e30  # finite, so that a padding query with no visible key stays a number
 
@@ -29,7 +29,8 @@ def tree_attention(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array, l
     for i in levels:
         queries = nodes_of(q, layout, i).transpose(0, 3, 1, 2, 4, 5)  # [B, K, n, t, Q, H]
         mixed = _attend(queries, keys[: i + 1], values[: i + 1], real[: i + 1])
-        rows.append(mixed.transpose(0, 2, 3, 1, 4, 5).reshape(q.shape[0], -1, *q.shape[2:]))
+        width = layout.levels[i].nodes * layout.levels[i].length
+        rows.append(reshape(mixed.transpose(0, 2, 3, 1, 4, 5), (q.shape[0], width, *q.shape[2:]), back=3))
     return jnp.concatenate(rows, axis=1)
 
 

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from promedical_jax.model.sharding import reshape
+
 
 @dataclass(frozen=True)
 class Level:
@@ -66,15 +68,16 @@ def assemble(layout: Layout, tokens: list[jax.Array], lengths: list[jax.Array]) 
     """Packs the levels into rows. tokens[l]: [B, nodes, length], lengths[l]: [B, nodes] true lengths; [B, G, K, C] is accepted for criteria."""
     rows, positions, valid = [], [], []
     batch = tokens[0].shape[0]
-    start = jnp.zeros_like(lengths[0].reshape(batch, 1))  # like: placed as the batch is
+    start = reshape(jnp.zeros_like(lengths[0]), (batch, 1))  # like: placed as the batch is
     for level, ids, true in zip(layout.levels, tokens, lengths, strict=True):
-        true = true.reshape(batch, level.nodes)
+        ids, true = jnp.asarray(ids), reshape(jnp.asarray(true), (batch, level.nodes))
         children = level.nodes // start.shape[1]
         start = _to_children(start, children)
         offsets = jnp.arange(level.length)
-        rows.append(ids.reshape(batch, -1))
-        positions.append((start[..., None] + offsets).reshape(batch, -1))
-        valid.append((offsets < true[..., None]).reshape(batch, -1))
+        width = (batch, level.nodes * level.length)
+        rows.append(reshape(ids, width))
+        positions.append(reshape(start[..., None] + offsets, width))
+        valid.append(reshape(offsets < true[..., None], width))
         start = start + true
     return TreeBatch(*(jnp.concatenate(parts, axis=1) for parts in (rows, positions, valid)))
 
@@ -82,7 +85,8 @@ def assemble(layout: Layout, tokens: list[jax.Array], lengths: list[jax.Array]) 
 def nodes_of(x: jax.Array, layout: Layout, level: int) -> jax.Array:
     """The part of a row-shaped array [B, T, ...] that belongs to one level, as [B, nodes, length, ...]."""
     start, end = layout.spans()[level]
-    return x[:, start:end].reshape(x.shape[0], layout.levels[level].nodes, layout.levels[level].length, *x.shape[2:])
+    nodes, length = layout.levels[level].nodes, layout.levels[level].length
+    return reshape(x[:, start:end], (x.shape[0], nodes, length, *x.shape[2:]), back=x.ndim - 2)
 
 
 def last_valid(x: jax.Array, lengths: jax.Array) -> jax.Array:
@@ -94,4 +98,4 @@ def last_valid(x: jax.Array, lengths: jax.Array) -> jax.Array:
 
 def _to_children(x: jax.Array, children: int) -> jax.Array:
     """[B, nodes] -> [B, nodes * children], each entry repeated for its children."""
-    return jnp.broadcast_to(x[:, :, None], (*x.shape, children)).reshape(x.shape[0], -1)
+    return reshape(jnp.broadcast_to(x[:, :, None], (*x.shape, children)), (x.shape[0], x.shape[1] * children))

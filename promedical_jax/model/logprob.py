@@ -6,7 +6,7 @@ Qwen3's vocabulary is 151,936 wide; the logits of one 9,216-token row would take
 import jax
 import jax.numpy as jnp
 
-from promedical_jax.model.sharding import out
+from promedical_jax.model.sharding import out, reshape
 
 LOGITS_IN_MEMORY = 2**26  # elements of one chunk's logits over all devices: 256 MiB in float32
 
@@ -20,8 +20,8 @@ def log_probs(hidden: jax.Array, targets: jax.Array, unembed: jax.Array, tempera
     chunk = max(1, min(t, LOGITS_IN_MEMORY // (b * unembed.shape[1])))
     count = -(-t // chunk)
     padding = count * chunk - t
-    hidden = jnp.pad(hidden, ((0, 0), (0, padding), (0, 0))).reshape(b, count, chunk, d).swapaxes(0, 1)
-    targets = jnp.pad(targets, ((0, 0), (0, padding))).reshape(b, count, chunk).swapaxes(0, 1)
+    hidden = reshape(jnp.pad(hidden, ((0, 0), (0, padding), (0, 0))), (b, count, chunk, d), back=1).swapaxes(0, 1)
+    targets = reshape(jnp.pad(targets, ((0, 0), (0, padding))), (b, count, chunk)).swapaxes(0, 1)
 
     @jax.checkpoint  # the backward pass computes a chunk's logits again
     def one(_, chunk_of):
@@ -29,7 +29,7 @@ def log_probs(hidden: jax.Array, targets: jax.Array, unembed: jax.Array, tempera
         return None, chosen_log_prob(to_logits(h, unembed, temperature), y)
 
     _, (chosen, entropy) = jax.lax.scan(one, None, (hidden, targets))
-    join = lambda x: x.swapaxes(0, 1).reshape(b, -1)[:, :t]  # noqa: E731
+    join = lambda x: reshape(x.swapaxes(0, 1), (b, count * chunk))[:, :t]  # noqa: E731
     return join(chosen), join(entropy)
 
 

@@ -44,6 +44,14 @@ def pin(x: jax.Array, *axes: str | None) -> jax.Array:
     return reshard(x, spec(*axes)) if in_mesh() else x
 
 
+def reshape(x: jax.Array, shape: tuple[int, ...], back: int = 0) -> jax.Array:
+    """Reshapes the middle axes of x; the first axis and the last `back` keep their placement, also where the first has size 1 and JAX would lose it."""
+    if not in_mesh():
+        return x.reshape(shape)
+    placed = jax.typeof(x).sharding.spec
+    return jax.lax.reshape(x, shape, out_sharding=PartitionSpec(placed[0], *[None] * (len(shape) - 1 - back), *placed[x.ndim - back :]))
+
+
 def gather(x: jax.Array, axes: Axes) -> jax.Array:
     """A parameter ready for use: gathered along fsdp, still split along tp. Cast to the compute type before, so that half the bytes travel."""
     return pin(x, *(None if TABLE.get(axis or "") == "fsdp" else axis for axis in axes))

@@ -1,7 +1,7 @@
 """What a good answer is: cases, rubrics and verdicts; scores and their order; rewards and advantages; files of cases. No model code."""
 
 from promedical_jax.rubric import advantage
-from promedical_jax.rubric.case import Answer, Case, Criterion, Judgement, Message, Polarity, Record, Rubric, Tier, Verdict
+from promedical_jax.rubric.case import Answer, Case, Criterion, Judge, Judgement, Message, Polarity, Record, Rubric, Tier, Verdict
 from promedical_jax.rubric.files import from_dataset, read_cases, to_dataset, write_cases
 from promedical_jax.rubric.reward import ScalarReward
 from promedical_jax.rubric.scores import Scores, prefer, satisfied_matrix, score, win_points, win_rate
@@ -10,6 +10,7 @@ __all__ = [
     "Answer",
     "Case",
     "Criterion",
+    "Judge",
     "Judgement",
     "Message",
     "Polarity",

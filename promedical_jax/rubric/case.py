@@ -5,6 +5,7 @@ ProMedical (arXiv 2604.08326) gives a rubric three tiers: proficiency (weights t
 
 import math
 from collections import Counter
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
@@ -141,6 +142,10 @@ class Case(Record):
             if count > 1:
                 raise ValueError(f"rater {rater!r} judges criterion {criterion!r} of answer {answer!r} {count} times; keep one verdict")
         return self
+
+
+# Whoever gives verdicts: cases with the texts of answers to each -> for each case and text the verdicts in the rubric's order.
+Judge = Callable[[Sequence[tuple[Case, Sequence[str]]]], list[list[tuple[Verdict, ...]]]]
 
 
 def _unique(kind: str, ids: list[str]) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from promedical_jax.config import GrpoConfig
 from promedical_jax.data.batches import to_devices, to_host, training_batches
 from promedical_jax.data.encode import Sizes, measure, stop_token
+from promedical_jax.data.load import load_tokenizer
 from promedical_jax.errors import InputError
 from promedical_jax.model import hf, qwen3
 from promedical_jax.model.qwen3 import Params, Qwen3Config
@@ -22,12 +23,12 @@ from promedical_jax.model.sharding import shardings
 from promedical_jax.reward import RewardBatch, RewardModel, jit_score, load_reward_model
 from promedical_jax.reward import axes as reward_axes
 from promedical_jax.rollout import Rollout, sample
-from promedical_jax.rubric import Case, Scores, Verdict, advantage, score
-from promedical_jax.train.ledger import Judge, Judged, Ledger
+from promedical_jax.rubric import Case, Judge, Scores, Verdict, advantage, score
+from promedical_jax.train.ledger import Judged, Ledger
 from promedical_jax.train.loop import claim, run_steps
 from promedical_jax.train.optimizer import TrainState, make_optimizer, start, update
 from promedical_jax.train.policy import AnswerBatch, answer_log_probs, masked_mean
-from promedical_jax.train.stage import Setup, load_tokenizer, prepare
+from promedical_jax.train.stage import Setup, prepare
 
 
 def loss(params: Params, config: Qwen3Config, batch: AnswerBatch, old: jax.Array, reference: jax.Array, advantages: jax.Array, *, temperature: float,
@@ -81,7 +82,7 @@ def run(config: GrpoConfig, truth: Judge | None = None) -> None:
     """
     setup = prepare(config)
     frozen = load_reward_model(config.reward_model)
-    if load_tokenizer(config.reward_model, frozen.config).get_vocab() != setup.tokenizer.get_vocab():
+    if load_tokenizer(config.reward_model, frozen.config.vocabulary).get_vocab() != setup.tokenizer.get_vocab():
         raise InputError(f"{config.reward_model}: its tokenizer differs from that of {config.model}; both must read the same tokens")
     if claim(config, "grpo"):
         return

@@ -1,6 +1,6 @@
 """Who got which advantage and why: a row for each rollout and criterion in `out`/ledger.jsonl, the answers' texts in `out`/rollouts.jsonl."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,10 +8,8 @@ import numpy as np
 from promedical_jax.config import GrpoConfig
 from promedical_jax.data.batches import to_host
 from promedical_jax.rollout import Rollout
-from promedical_jax.rubric import Case, Scores, Verdict, score
+from promedical_jax.rubric import Case, Judge, Scores, Verdict, score
 from promedical_jax.train.metrics import Lines
-
-Judge = Callable[[Case, str], Sequence[Verdict]]
 
 
 class Judged(NamedTuple):
@@ -66,9 +64,9 @@ class Ledger:
         if self._truth is None:
             return {}
         rows = []
-        for case, group in zip(cases, texts, strict=True):
+        for case, said in zip(cases, self._truth(list(zip(cases, texts, strict=True))), strict=True):
             criteria = case.rubric.criteria
-            rows.append(score(criteria, [[c.satisfied(v) for c, v in zip(criteria, self._truth(case, text), strict=True)] for text in group]))
+            rows.append(score(criteria, [[c.satisfied(v) for c, v in zip(criteria, verdicts, strict=True)] for verdicts in said]))
         return {
             "true/s1": float(np.mean([row.s1 for row in rows])),
             "true/s2": float(np.mean([row.s2 for row in rows])),

@@ -9,6 +9,7 @@ from promedical_jax.model import qwen3
 from promedical_jax.model.layout import assemble, last_valid, nodes_of, tree
 from promedical_jax.model.logprob import log_probs
 from promedical_jax.model.qwen3 import Params, Qwen3Config
+from promedical_jax.model.sharding import reshape
 
 
 class AnswerBatch(NamedTuple):
@@ -35,8 +36,9 @@ def answer_log_probs(params: Params, config: Qwen3Config, batch: AnswerBatch, te
     # The instruction's last state predicts each answer's first token; an answer's states predict its next ones.
     first = last_valid(nodes_of(hidden, layout, 0), batch.prompt_length[:, None])[:, :, None]
     before = jnp.concatenate([jnp.broadcast_to(first, (b, g, 1, config.width)), nodes_of(hidden, layout, 1)[:, :, :-1]], axis=2)
-    chosen, entropy = log_probs(before.reshape(b, g * r, -1), batch.answers.reshape(b, g * r), qwen3.unembedding(params, dtype), temperature)
-    keep = lambda x: jnp.where(batch.mask, x.reshape(b, g, r), 0.0)  # noqa: E731
+    states, targets = reshape(before, (b, g * r, config.width), back=1), reshape(batch.answers, (b, g * r))
+    chosen, entropy = log_probs(states, targets, qwen3.unembedding(params, dtype), temperature)
+    keep = lambda x: jnp.where(batch.mask, reshape(x, (b, g, r)), 0.0)  # noqa: E731
     return keep(chosen), keep(entropy)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from promedical_jax.config import RmConfig
 from promedical_jax.data.batches import to_devices, training_batches
 from promedical_jax.data.encode import measure
+from promedical_jax.data.load import answers_only, encode_file
 from promedical_jax.errors import InputError
 from promedical_jax.model import hf, qwen3
 from promedical_jax.model.heads import init_heads
@@ -24,7 +25,7 @@ from promedical_jax.reward import axes as reward_axes
 from promedical_jax.rubric import Tier, write_cases
 from promedical_jax.train.loop import claim, run_steps
 from promedical_jax.train.optimizer import TrainState, make_optimizer, start, update
-from promedical_jax.train.stage import answers_only, encode_file, prepare
+from promedical_jax.train.stage import prepare
 
 
 def loss(params: Params, config: Qwen3Config, batch: RewardBatch, labels: jax.Array, pair_weight: float = 1.0,

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 from promedical_jax.config import SftConfig
 from promedical_jax.data.batches import to_devices, training_batches
 from promedical_jax.data.encode import measure
+from promedical_jax.data.load import answers_only
 from promedical_jax.model import hf, qwen3
 from promedical_jax.model.qwen3 import Params, Qwen3Config
 from promedical_jax.train.loop import claim, run_steps
 from promedical_jax.train.optimizer import TrainState, make_optimizer, start, update
 from promedical_jax.train.policy import AnswerBatch, answer_log_probs, masked_mean
-from promedical_jax.train.stage import answers_only, prepare
+from promedical_jax.train.stage import prepare
 
 
 def loss(params: Params, config: Qwen3Config, batch: AnswerBatch, dtype: jnp.dtype = jnp.float32) -> tuple[jax.Array, dict[str, jax.Array]]:

@@ -186,7 +186,7 @@ def test_the_installed_command_is_this_one() -> None:
     assert (done.returncode, done.stdout) == (2, "") and done.stderr.startswith("error: keys out")
 
 
-@pytest.mark.parametrize("file", sorted((Path(__file__).parents[2] / "configs").glob("*.yaml")), ids=lambda file: file.name)
+@pytest.mark.parametrize("file", sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml")), ids=lambda file: f"{file.parent.name}-{file.name}")
 def test_the_recipes_of_the_repository_are_sound(file: Path) -> None:
     """By the stage that their name starts with, with what they leave to the user given."""
     stage = next((stage for stage in STAGES if file.name.startswith(stage)), None)

@@ -23,8 +23,8 @@ def clinic(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_clinic_holds_cases_and_a_model_that_fit_together(clinic: Path) -> None:
+    from promedical_jax.data.load import load_tokenizer
     from promedical_jax.model.hf import read_config
-    from promedical_jax.train.stage import load_tokenizer
 
     train, held_out = read_cases(clinic / "train.jsonl"), read_cases(clinic / "held_out.jsonl")
     assert (len(train), len(held_out)) == (12, 5)
@@ -138,17 +138,18 @@ def test_a_trained_reward_model_is_judged_on_the_held_out_cases(
     import numpy as np
 
     from promedical_jax.config import RmConfig
+    from promedical_jax.data.load import load_tokenizer
     from promedical_jax.model import hf, qwen3
     from promedical_jax.model.heads import init_heads
     from promedical_jax.reward import Calibration, RewardModel, save_reward_model
     from promedical_jax.train import rm
-    from promedical_jax.train.stage import load_tokenizer
 
     def train(config: RmConfig) -> Path | None:
         model = hf.read_config(config.model)
         params = {"backbone": qwen3.init(model, jax.random.key(0)), "heads": init_heads(3, model.width, jax.random.key(1))}
         (config.out).mkdir()
-        save_reward_model(config.out / "model", RewardModel(params, model, Calibration(np.ones(3), np.zeros(3))), load_tokenizer(config.model, model))
+        trained = RewardModel(params, model, Calibration(np.ones(3), np.zeros(3)))
+        save_reward_model(config.out / "model", trained, load_tokenizer(config.model, model.vocabulary))
         return config.held_out
 
     monkeypatch.setattr(rm, "run", train)

@@ -20,7 +20,7 @@ def levels(seed: int):
 
 
 def test_a_tree_is_its_levels_one_after_another() -> None:
-    assert TREE == Layout((Level(1, 5), Level(3, 4), Level(6, 3)))
+    assert Layout((Level(1, 5), Level(3, 4), Level(6, 3))) == TREE
     assert TREE.tokens == 5 + 12 + 18
     assert TREE.spans() == [(0, 5), (5, 17), (17, 35)]
     assert tree(7) == Layout((Level(1, 7),))

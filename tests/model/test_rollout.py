@@ -1,12 +1,13 @@
 """The sampler: its log-probabilities are the trainer's, its draws are each case's own, and a mesh changes neither."""
 
+from collections.abc import Iterator
 from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import CONFIG, MESHES, close, policy, ragged
+from tiny import CONFIG, MESHES, close, policy, quick_compilation, ragged
 
 from promedical_jax.model import qwen3
 from promedical_jax.model.layout import assemble, tree
@@ -18,6 +19,12 @@ B, P, G, R = 8, 5, 3, 10
 PROMPTS, LENGTHS = ragged(np.random.default_rng(0), B, P)
 CASES = np.arange(100, 100 + B, dtype=np.int32)
 NEVER = -1
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quickly() -> Iterator[None]:
+    with quick_compilation():
+        yield
 
 
 def rollout(stop: int = NEVER, temperature: float = 1.0, rows=slice(None), step: int = 0, answers: int = G, length: int = R) -> Rollout:

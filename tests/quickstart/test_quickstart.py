@@ -1,10 +1,12 @@
 """The whole path: what it writes, how it goes on, and (slow) that it learns what it claims."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 from promedical_jax.bench.report import read_report
@@ -12,10 +14,14 @@ from promedical_jax.bench.report import read_report
 TINY = ["--train_cases", "64", "--held_out_cases", "8", "--sft_steps", "4", "--rm_steps", "3", "--grpo_steps", "2"]
 
 
+# Compiled functions are shared between the processes, as conftest.py shares them between tests.
+ENVIRONMENT = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3"}
+
+
 def quickstart(out: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     """In a process of its own with one device, as a user runs it."""
     command = [sys.executable, "-m", "promedical_jax.cli", "quickstart", "--out", str(out), *flags]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +75,7 @@ def test_goes_on_where_it_was_interrupted(finished: Path, tmp_path: Path) -> Non
     """Killed between stages, the run ends with the uninterrupted run's figures: every draw is a function of the seed."""
     out = tmp_path / "run"
     command = [sys.executable, "-m", "promedical_jax.cli", "quickstart", "--out", str(out), *TINY]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if line.startswith("4/5"):

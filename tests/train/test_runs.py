@@ -1,8 +1,9 @@
 """Whole runs of the three stages on a tiny clinic: the mesh changes no figure, and a run that was stopped ends as if it had not been."""
 
 import json
-from collections.abc import Callable
-from contextlib import nullcontext
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,14 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import AxisType
-from tiny import MESHES, close
+from tiny import CONFIG, MESHES, close, policy, quick_compilation, reward_params
 
-from promedical_jax.clinic import make_cases, verdicts
-from promedical_jax.clinic.folder import write_model
+from promedical_jax.clinic import build_tokenizer, make_cases, truth
 from promedical_jax.config import GrpoConfig, Mesh, Optimizer, RmConfig, SftConfig, Stage
 from promedical_jax.errors import InputError
 from promedical_jax.model import hf, qwen3
 from promedical_jax.model.sharding import make_mesh, shardings, spec
+from promedical_jax.reward import UNCALIBRATED, RewardModel, save_reward_model
 from promedical_jax.reward import axes as reward_axes
 from promedical_jax.rubric import write_cases
 from promedical_jax.train import grpo, loop, rm, sft, stage
@@ -26,7 +27,7 @@ from promedical_jax.train.policy import AnswerBatch
 
 STEPS, SAVE_EVERY = 5, 2
 ONE_DEVICE = (1, 1)
-RUN: dict[type[Stage], Callable[..., Any]] = {SftConfig: sft.run, RmConfig: rm.run, GrpoConfig: partial(grpo.run, truth=verdicts)}
+RUN: dict[type[Stage], Callable[..., Any]] = {SftConfig: sft.run, RmConfig: rm.run, GrpoConfig: partial(grpo.run, truth=truth)}
 
 
 class Runs:
@@ -36,21 +37,19 @@ class Runs:
         self.root = root
         self._done: dict[tuple[type[Stage], tuple[int, int]], Stage] = {}
         self.states: dict[str, Any] = {}  # of the reward model's runs, by their folder
+        tokenizer = build_tokenizer()
+        model = replace(CONFIG, vocabulary=len(tokenizer))
         write_cases(root / "cases.jsonl", make_cases(16, seed=0, answers=2))
-        write_model(root / "start")
-        config = json.loads((root / "start" / "config.json").read_text())
-        sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 8, "intermediate_size": 24}
-        (root / "start" / "config.json").write_text(json.dumps(config | sizes))
+        hf.save(root / "policy", policy(model), model, tokenizer)
+        save_reward_model(root / "judge", RewardModel(reward_params(model, seed=3), model, UNCALIBRATED), tokenizer)
 
     def config(self, kind: type[Stage], mesh: tuple[int, int], out: str) -> Stage:
-        common = {"out": self.root / out, "cases": self.root / "cases.jsonl", "steps": STEPS, "batch": 8, "save_every": SAVE_EVERY, "log_every": 1,
-                  "mesh": Mesh(fsdp=mesh[0], tp=mesh[1]), "optimizer": Optimizer(learning_rate=3e-3, warmup=2, weight_decay=0.1)}  # fmt: skip
-        if kind is SftConfig:
-            return SftConfig(model=self.root / "start", **common)
-        policy = self.of(SftConfig).out / "model"
-        if kind is RmConfig:
-            return RmConfig(model=policy, calibration=0.2, **common)
-        return GrpoConfig(model=policy, reward_model=self.of(RmConfig).out / "model", answers=4, answer_tokens=12, kl=0.1, **common)
+        common = {"out": self.root / out, "cases": self.root / "cases.jsonl", "model": self.root / "policy", "steps": STEPS, "batch": 8, "log_every": 1,
+                  "save_every": SAVE_EVERY, "mesh": Mesh(fsdp=mesh[0], tp=mesh[1]),
+                  "optimizer": Optimizer(learning_rate=1e-3, warmup=2, weight_decay=0.1)}  # fmt: skip
+        if kind is GrpoConfig:
+            return GrpoConfig(reward_model=self.root / "judge", answers=4, answer_tokens=12, kl=0.1, **common)
+        return RmConfig(calibration=0.2, **common) if kind is RmConfig else SftConfig(**common)
 
     def of(self, kind: type[Stage], mesh: tuple[int, int] = (4, 2)) -> Stage:
         """The recipe of a finished run."""
@@ -67,8 +66,9 @@ class Runs:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    return Runs(tmp_path_factory.mktemp("runs"))
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    with quick_compilation():
+        yield Runs(tmp_path_factory.mktemp("runs"))
 
 
 def metrics(config: Stage) -> dict[str, np.ndarray]:
@@ -94,7 +94,7 @@ def test_training_moves(runs: Runs) -> None:
     assert metrics(runs.of(RmConfig))["loss"][-1] < metrics(runs.of(RmConfig))["loss"][0]
     assert metrics(runs.of(SftConfig))["loss"][-1] < metrics(runs.of(SftConfig))["loss"][0]
     aligned = metrics(runs.of(GrpoConfig))
-    assert (aligned["grad_norm"] > 0).all() and (aligned["kl"][1:] > 0).all() and abs(aligned["kl"][0]) < 1e-6
+    assert (aligned["grad_norm"] > 1e-3).all() and (aligned["kl"][2:] > 1e-6).all() and abs(aligned["kl"][0]) < 1e-9
     assert aligned["sampling/sampling_logp_difference/max"].max() < 1e-4  # sampler and trainer hold the same weights at every step
 
 
@@ -112,8 +112,6 @@ def test_parameters_and_moments_lie_where_the_table_says(runs: Runs) -> None:
 
 
 def test_gradients_lie_beside_their_parameters() -> None:
-    from tiny import CONFIG, policy
-
     placed = []
 
     def gradients(params, rows):
@@ -206,8 +204,8 @@ def faults(root: Path) -> list[tuple[type[Stage], dict, str]]:
         (SftConfig, {"mesh": Mesh(fsdp=3, tp=1)}, "3 devices, but 8 are here"),
         (SftConfig, {"cases": root / "none.jsonl"}, "none.jsonl does not exist"),
         (SftConfig, {"model": root / "none"}, "config.json: no such file"),
-        (GrpoConfig, {"model": root / "start"}, "no weights; GRPO starts from a trained policy"),
-        (GrpoConfig, {"reward_model": root / "start"}, "not a reward model"),
+        (GrpoConfig, {"model": root / "bare"}, "no weights; GRPO starts from a trained policy"),
+        (GrpoConfig, {"reward_model": root / "policy"}, "not a reward model"),
         (RmConfig, {"held_out": root / "cases.jsonl"}, "is also a training case in"),
     ]
 
@@ -215,6 +213,8 @@ def faults(root: Path) -> list[tuple[type[Stage], dict, str]]:
 @pytest.mark.parametrize("number", range(9))
 def test_what_cannot_run_is_refused(number: int, runs: Runs) -> None:
     kind, change, sentence = faults(runs.root)[number]
+    if not (runs.root / "bare").exists():
+        shutil.copytree(runs.root / "policy", runs.root / "bare", ignore=shutil.ignore_patterns("*.safetensors"))
     config = runs.config(kind, (4, 2), f"refused-{number}").model_copy(update=change)
     with pytest.raises(InputError) as error:
         RUN[kind](config)
@@ -245,7 +245,3 @@ def test_the_ledger_reconciles_with_the_metrics(runs: Runs) -> None:
         assert np.isclose(sum(weights[r["criterion"]] * r["satisfied"] for r in same), row["s1"], atol=1e-5)
         assert sum(1 - r["satisfied"] for r in same if r["tier"] == "safety") == row["s3"]
 
-
-def test_no_mesh_is_left_behind() -> None:
-    with nullcontext():
-        assert jax.sharding.get_abstract_mesh().empty
