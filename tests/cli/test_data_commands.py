@@ -30,7 +30,7 @@ def test_the_clinic_holds_cases_and_a_model_that_fit_together(clinic: Path) -> N
     assert (len(train), len(held_out)) == (12, 5)
     assert not {case.id for case in train} & {case.id for case in held_out}
     model = read_config(clinic / "model")
-    tokenizer = load_tokenizer(clinic / "model", model)
+    tokenizer = load_tokenizer(clinic / "model", model.vocabulary)
     fields = json.loads((clinic / "model" / "config.json").read_text())
     assert (len(tokenizer), model.vocabulary) == (512, 512)
     assert (fields["eos_token_id"], fields["pad_token_id"]) == (tokenizer.eos_token_id, tokenizer.pad_token_id)

@@ -6,7 +6,7 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
-from tiny import CONFIG, MESHES, close, policy, reward_batch, reward_params
+from tiny import CONFIG, MESHES, close, policy, quick_compilation, reward_batch, reward_params
 
 from promedical_jax.errors import InputError
 from promedical_jax.model import qwen3, sharding
@@ -75,6 +75,17 @@ def test_a_mesh_changes_no_score_and_splits_every_matrix(fsdp: int, tp: int) -> 
     for (path, axes), x in zip(jax.tree.leaves_with_path(qwen3.axes(CONFIG), is_leaf=names), jax.tree.leaves(params["backbone"]), strict=True):
         held = tuple(size // parts.get(axis, 1) for axis, size in zip(axes, x.shape, strict=True))
         assert {shard.data.shape for shard in x.addressable_shards} == {held}, path
+
+
+def test_a_batch_of_one_case_runs_on_tensor_parallel_devices_alone() -> None:
+    config, batch = replace(CONFIG, kv_heads=8), reward_batch(b=1)
+    mesh = sharding.make_mesh(1, 8)
+    with quick_compilation():
+        alone = jax.jit(score, static_argnums=1)(reward_params(config), config, batch)
+        with jax.set_mesh(mesh):
+            params = jax.device_put(reward_params(config), sharding.shardings(mesh, reward_axes(config)))
+            scores = jax.jit(score, static_argnums=1)(params, config, jax.device_put(batch, sharding.shardings(mesh, ("batch",))))
+    close(scores, alone, 1e-5)
 
 
 def test_impossible_meshes_are_refused() -> None:
