@@ -114,6 +114,6 @@ class QuickstartConfig(Settings):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     train_cases: Positive = 2000
     held_out_cases: Positive = 192
-    sft_steps: Positive = 380
-    rm_steps: Positive = 250
-    grpo_steps: Positive = 60
+    sft_steps: Positive = 320
+    rm_steps: Positive = 200
+    grpo_steps: Positive = 45

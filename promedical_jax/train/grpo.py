@@ -84,15 +84,15 @@ def run(config: GrpoConfig, truth: Judge | None = None) -> None:
     frozen = load_reward_model(config.reward_model)
     if load_tokenizer(config.reward_model, frozen.config.vocabulary).get_vocab() != setup.tokenizer.get_vocab():
         raise InputError(f"{config.reward_model}: its tokenizer differs from that of {config.model}; both must read the same tokens")
-    if claim(config, "grpo"):
-        return
+    weights = hf.load(config.model, setup.model)
+    if weights is None:
+        raise InputError(f"{config.model}: no weights; GRPO starts from a trained policy (see `promedical train sft`)")
     sizes = measure(setup.cases, config.shapes, str(config.cases))
     batches = training_batches(setup.cases, sizes, config.batch, config.seed, str(config.cases))
+    if claim(config, "grpo"):
+        return
     optimizer = make_optimizer(config.optimizer, config.steps)
     with jax.set_mesh(setup.mesh):
-        weights = hf.load(config.model, setup.model)
-        if weights is None:
-            raise InputError(f"{config.model}: no weights; GRPO starts from a trained policy (see `promedical train sft`)")
         state, where = start(weights, qwen3.axes(setup.model), optimizer, setup.mesh)
         reference = jax.device_put(weights, where.params)
         reward_model = RewardModel(jax.device_put(frozen.params, shardings(setup.mesh, reward_axes(frozen.config))), frozen.config, frozen.calibration)

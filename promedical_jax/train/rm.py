@@ -76,21 +76,21 @@ def run(config: RmConfig) -> Path | None:
     order = np.random.default_rng(config.seed).permutation(len(cases))
     shares = [round(config.held_out_share * len(cases)), max(1, round(config.calibration * len(cases)))]
     kept, apart, cases = ([cases[i] for i in part] for part in np.split(order, np.cumsum(shares)))
-    file = config.held_out
-    finished = claim(config, "rm")
+    held_out = kept or held_out
+    sizes = measure([*cases, *apart, *held_out], config.shapes, str(config.cases))
+    batches = training_batches(cases, sizes, config.batch, config.seed, str(config.cases))
+    backbone = hf.load(config.model, setup.model)
+    finished, file = claim(config, "rm"), config.held_out
     if kept:
-        held_out, file = kept, config.out / "held_out.jsonl"
+        file = config.out / "held_out.jsonl"
         write_cases(file, [case.case for case in kept])
     if finished:
         return file
 
-    sizes = measure([*cases, *apart, *held_out], config.shapes, str(config.cases))
-    batches = training_batches(cases, sizes, config.batch, config.seed, str(config.cases))
     optimizer = make_optimizer(config.optimizer, config.steps)
     with jax.set_mesh(setup.mesh):
         keys = jax.random.split(jax.random.key(config.seed))
         heads = partial(init_heads, len(Tier), setup.model.width, keys[1])
-        backbone = hf.load(config.model, setup.model)
         params = {"backbone": backbone, "heads": heads()} if backbone else lambda: {"backbone": qwen3.init(setup.model, keys[0]), "heads": heads()}
         state, where = start(params, reward_axes(setup.model), optimizer, setup.mesh)
 

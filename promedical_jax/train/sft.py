@@ -29,13 +29,13 @@ def run(config: SftConfig) -> None:
     """Trains as the recipe says, or goes on where it was interrupted; leaves an HF folder at `out`/model."""
     setup = prepare(config)
     cases = answers_only(setup.cases, config.cases)
-    if claim(config, "sft"):
-        return
     sizes = measure(cases, config.shapes, str(config.cases))
     batches = training_batches(cases, sizes, config.batch, config.seed, str(config.cases))
+    weights = hf.load(config.model, setup.model) or partial(qwen3.init, setup.model, jax.random.key(config.seed))
+    if claim(config, "sft"):
+        return
     optimizer = make_optimizer(config.optimizer, config.steps)
     with jax.set_mesh(setup.mesh):
-        weights = hf.load(config.model, setup.model) or partial(qwen3.init, setup.model, jax.random.key(config.seed))
         state, where = start(weights, qwen3.axes(setup.model), optimizer, setup.mesh)
 
         @partial(jax.jit, donate_argnums=0, out_shardings=(where, None))
