@@ -73,7 +73,7 @@ def test_the_loss_and_its_gradients(theirs, ours) -> None:
     for b in range(2):
         for g in range(3):  # each answer with its instruction, by itself
             p, n = batch.prompt_length[b], batch.answer_lengths[b, g]
-            ids = torch.tensor([[*batch.prompt[b, :p], *batch.answers[b, g, :n]]])
+            ids = torch.tensor([[*batch.prompt[b, :p].tolist(), *batch.answers[b, g, :n].tolist()]])
             labels = ids.clone()
             labels[:, :p] = -100
             total = total + theirs(ids, labels=labels).loss * n
@@ -118,6 +118,7 @@ def test_a_checkpoint_in_bfloat16_is_read(theirs, tmp_path: Path) -> None:
     config = hf.read_config(tmp_path / "half")
     params = hf.load(tmp_path / "half", config)
     ids = np.random.default_rng(0).integers(0, 520, (1, 20))
+    wide = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "half", dtype=torch.float32)  # theirs.float() would keep rounded RoPE frequencies
     with torch.no_grad():
-        wanted = theirs.float()(torch.tensor(ids)).logits.numpy()
+        wanted = wide(torch.tensor(ids)).logits.numpy()
     close(logits_of(params, config, ids), wanted, 1e-5)

@@ -14,6 +14,12 @@ from tiny import close
 from promedical_jax.model import hf, qwen3
 from promedical_jax.model.layout import assemble, tree
 
+
+@pytest.fixture(scope="module", autouse=True)
+def quickly() -> None:
+    """In place of the room's: here the code is compiled as it is for training."""
+
+
 GOLDENS = sorted((Path(__file__).parents[1] / "goldens").glob("qwen3_*.npz"))
 
 
