@@ -23,10 +23,17 @@ def replacing(path: Path) -> Iterator[Path]:
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """A new folder beside `folder` to fill; it replaces `folder` if the block ends well, and is removed if it does not."""
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    old = temporary.with_suffix(".old")
+    for left in (temporary, old):
+        shutil.rmtree(left, ignore_errors=True)  # of a process that was killed; in a container the next one may have its number
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            os.replace(folder, old)  # renamed, not removed: being killed here loses nothing
         os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if old.exists() and not folder.exists():
+            os.replace(old, folder)
+        shutil.rmtree(old, ignore_errors=True)

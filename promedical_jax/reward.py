@@ -145,6 +145,7 @@ def is_reward_model(folder: Path) -> bool:
 
 def load_reward_model(folder: Path) -> RewardModel:
     """The reverse of `save_reward_model`, as host arrays. Raises InputError for a folder that holds no reward model."""
+    from safetensors import SafetensorError
     from safetensors.numpy import load
 
     config = hf.read_config(folder)
@@ -152,9 +153,15 @@ def load_reward_model(folder: Path) -> RewardModel:
     if backbone is None or not is_reward_model(folder):
         needs = "weights, heads.safetensors and calibration.json"
         raise InputError(f"{folder}: not a reward model (it needs {needs}); give the folder that `promedical train rm` wrote")
-    heads = load((folder / "heads.safetensors").read_bytes())
-    fitted = json.loads((folder / "calibration.json").read_text())
-    calibration = Calibration(*(np.array([fitted[tier.value][name] for tier in TIERS]) for name in ("scale", "shift")))
+    try:
+        heads = load((folder / "heads.safetensors").read_bytes())
+        fitted = json.loads((folder / "calibration.json").read_text())
+        calibration = Calibration(*(np.array([fitted[tier.value][name] for tier in TIERS], np.float64) for name in ("scale", "shift")))
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder}: heads.safetensors or calibration.json cannot be read ({error!r}); train the reward model again") from error
+    shapes, wanted = {name: x.shape for name, x in heads.items()}, {"weight": (len(TIERS), config.width), "bias": (len(TIERS),)}
+    if shapes != wanted:
+        raise InputError(f"{folder / 'heads.safetensors'}: has tensors {shapes}; config.json asks for {wanted}")
     return RewardModel({"backbone": backbone, "heads": dict(heads)}, config, calibration)
 
 

@@ -1,6 +1,6 @@
 """Grain pipelines: encoded cases to batches, sharded by process, a function of (seed, position) alone, and checkpointable.
 
-The iterator's state is one global index, so a run may resume on another number of devices or processes.
+The iterator's state is the index into its process's share, so a run may resume on another number of devices, but not of processes.
 """
 
 from collections.abc import Sequence

@@ -15,6 +15,7 @@ from promedical_jax.config import Shapes
 from promedical_jax.errors import InputError
 from promedical_jax.rubric import Case, Polarity, Tier, satisfied_matrix
 
+USER_TURN = "\n<|im_start|>user\n"  # a criterion is ChatML's next user turn
 TIER_NUMBER = {tier: number for number, tier in enumerate(Tier)}
 
 
@@ -53,26 +54,33 @@ def encode(case: Case, tokenizer: Any, texts: Sequence[str] | None = None) -> En
 
     `texts`: answers to take in place of the case's own; nobody has judged them.
     """
-    end = tokenizer.decode([stop_token(tokenizer)])
+    end = stop_token(tokenizer)
     prompt = encode_instruction(case, tokenizer)
     own = [answer.text for answer in case.answers] if texts is None else texts
-    answers = [tokenizer.encode(text + end, add_special_tokens=False) for text in own]
-    criteria = [tokenizer.encode(criterion_turn(criterion.text, end), add_special_tokens=False) for criterion in case.rubric.criteria]
+    answers = [[*encode_text(text, tokenizer), end] for text in own]
+    turn = tokenizer.encode(USER_TURN, add_special_tokens=False)
+    criteria = [[*turn, *encode_text(criterion.text, tokenizer), end] for criterion in case.rubric.criteria]
     good = satisfied_matrix(case) if texts is None else np.full((len(texts), len(criteria)), np.nan)
     forbidden = np.array([criterion.polarity is Polarity.FORBIDDEN for criterion in case.rubric.criteria])
     return Encoded(case, prompt, answers, criteria, np.where(forbidden, 1 - good, good))
 
 
 def encode_instruction(case: Case, tokenizer: Any) -> list[int]:
-    """The instruction in the chat template, up to where the answer begins. Models that can think are asked not to."""
+    """The instruction in the chat template, up to where the answer begins. Models that can think are asked not to.
+
+    Raises InputError for a message with a control token, which the template could not tell from its own.
+    """
+    for token in (token.content for token in tokenizer.added_tokens_decoder.values() if token.special):
+        if any(token in message.content for message in case.instruction):
+            raise InputError(f"case {case.id!r}: a message of the instruction contains the control token {token!r}; take it out")
     messages = [{"role": message.role, "content": message.content} for message in case.instruction]
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, enable_thinking=False)
     return tokenizer.encode(text, add_special_tokens=False)
 
 
-def criterion_turn(text: str, end: str) -> str:
-    """The criterion as ChatML's next user turn."""
-    return f"\n<|im_start|>user\n{text}{end}"
+def encode_text(text: str, tokenizer: Any) -> list[int]:
+    """The tokens of a text in which control tokens are only their letters: no answer ends its turn and begins another one in the user's name."""
+    return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
 
 
 def measure(encoded: Sequence[Encoded], shapes: Shapes, where: str) -> Sizes:

@@ -25,8 +25,8 @@ class Checkpoints:
         self._orbax.close()
 
     def save(self, step: int, state: Any, data: Any) -> None:
-        """Saves in the background; a checkpoint is seen by `restore` only when it is complete."""
-        self._orbax.save_checkpointables_async(step, {"state": state, "data": data})
+        """Saves in the background, once the save before is done; a checkpoint is seen by `restore` only when it is complete."""
+        self._orbax.save_checkpointables_async(step, {"state": state, "data": data}, force=True)  # else Orbax skips it where a save is under way
 
     def restore(self, state: Any, shardings: Any, data: Any) -> tuple[Any, int]:
         """The newest complete state on `shardings` (any mesh), with `data` moved to its position; (state, 0) where nothing was saved."""

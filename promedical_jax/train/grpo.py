@@ -28,7 +28,7 @@ from promedical_jax.train.ledger import Judged, Ledger
 from promedical_jax.train.loop import claim, run_steps
 from promedical_jax.train.optimizer import TrainState, make_optimizer, start, update
 from promedical_jax.train.policy import AnswerBatch, answer_log_probs, masked_mean
-from promedical_jax.train.stage import Setup, prepare
+from promedical_jax.train.stage import Setup, check_fits, prepare
 
 
 def loss(params: Params, config: Qwen3Config, batch: AnswerBatch, old: jax.Array, reference: jax.Array, advantages: jax.Array, *, temperature: float,
@@ -82,6 +82,7 @@ def run(config: GrpoConfig, truth: Judge | None = None) -> None:
     """
     setup = prepare(config)
     frozen = load_reward_model(config.reward_model)
+    check_fits(setup.mesh, frozen.config, config.batch)
     if load_tokenizer(config.reward_model, frozen.config.vocabulary).get_vocab() != setup.tokenizer.get_vocab():
         raise InputError(f"{config.reward_model}: its tokenizer differs from that of {config.model}; both must read the same tokens")
     weights = hf.load(config.model, setup.model)

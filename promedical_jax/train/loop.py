@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from promedical_jax.atomic import replacing
 from promedical_jax.config import Stage
 from promedical_jax.errors import InputError
 from promedical_jax.recipe import dump
@@ -22,8 +23,9 @@ def claim(config: Stage, stage: str) -> bool:
     recipe = dump(config)
     if marker.exists() and marker.read_text() != recipe:
         raise InputError(f"{config.out}: holds a {stage} run of another recipe (see {marker}); choose another --out")
-    config.out.mkdir(parents=True, exist_ok=True)
-    marker.write_text(recipe)
+    if jax.process_index() == 0:
+        with replacing(marker) as part:  # half a recipe would be another recipe
+            part.write_text(recipe)
     return (config.out / "model" / "config.json").exists()
 
 

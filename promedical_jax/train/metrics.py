@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -17,11 +18,13 @@ from promedical_jax.atomic import replacing
 
 class Lines:
     """A JSONL file of rows with a `step`, appended to as the run goes. Opening it for step n drops rows from step n on: a killed run's rows past its
-    last checkpoint will be made again."""
+    last checkpoint will be made again. Only process 0 writes."""
 
     def __init__(self, path: Path, step: int):
+        if jax.process_index() > 0:
+            path = Path(os.devnull)
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
+        if path.is_file():
             with replacing(path) as part, path.open() as old, part.open("w") as new:
                 for line in old:
                     if line.endswith("\n") and json.loads(line)["step"] < step:
@@ -34,7 +37,8 @@ class Lines:
 
     def flush(self) -> None:
         self._file.flush()
-        os.fsync(self._file.fileno())
+        if self._file.name != os.devnull:
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()
@@ -47,7 +51,7 @@ class Metrics:
         from tensorboardX import SummaryWriter
 
         self._lines = Lines(folder / "metrics.jsonl", step)
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step, write_to_disk=jax.process_index() == 0)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """`step` counts from 0; values are floats by name, TRL's names where TRL has one."""

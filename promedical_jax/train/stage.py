@@ -30,7 +30,12 @@ def prepare(config: Stage) -> Setup:
     """Reads what the recipe names. Raises InputError before anything is compiled or written."""
     mesh = make_mesh(config.mesh.fsdp, config.mesh.tp)
     model = hf.read_config(config.model)
-    check_divisible(mesh, {"batch": config.batch, "width": model.width, "kv_heads": model.kv_heads, "feed_forward": model.feed_forward,
-                           "vocabulary": model.vocabulary})  # fmt: skip
+    check_fits(mesh, model, config.batch)
     tokenizer = load_tokenizer(config.tokenizer or config.model, model.vocabulary)
     return Setup(mesh, model, tokenizer, encode_file(config.cases, tokenizer), jnp.dtype(config.dtype))
+
+
+def check_fits(mesh: jax.sharding.Mesh, model: Qwen3Config, batch: int) -> None:
+    """Raises InputError where the mesh does not divide the batch or a size of the model."""
+    sizes = {"width": model.width, "kv_heads": model.kv_heads, "feed_forward": model.feed_forward, "vocabulary": model.vocabulary}
+    check_divisible(mesh, {"batch": batch, **sizes})

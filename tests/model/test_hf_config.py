@@ -44,6 +44,12 @@ FAULTS = [
     ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_scaling must be null"),
     ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0}}, "rope_type 'yarn' is not implemented"),
     ({"layer_types": ["full_attention", "sliding_attention"]}, "'sliding_attention'"),
+    ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "partial_rotary_factor": 0.5}}, "rope_parameters partial_rotary_factor are not"),
+    ({"hidden_size": "1024"}, 'hidden_size is "1024" and must be a whole number > 0'),
+    ({"num_key_value_heads": None}, "num_key_value_heads is null and must be a whole number > 0"),
+    ({"num_key_value_heads": 0}, "num_key_value_heads is 0 and must"),
+    ({"rope_theta": None}, "rope_theta is null and must be a number > 0"),
+    ({"head_dim": 127}, "head_dim=127 is odd"),
     ({"num_experts": 8}, "the fields num_experts are not implemented"),
     ({"logit_scale": 2.0, "embedding_multiplier": 3.0}, "the fields embedding_multiplier, logit_scale are not implemented"),
     ({"num_key_value_heads": 3}, "num_key_value_heads=3 does not divide num_attention_heads=16"),
@@ -61,6 +67,19 @@ def test_what_would_compute_something_else_is_refused(change: dict, sentence: st
 def test_a_missing_size_is_named(size: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"the fields {size} are missing"):
         read(tmp_path, {name: value for name, value in HUB.items() if name != size})
+
+
+def test_a_missing_rope_base_is_that_of_transformers(tmp_path: Path) -> None:
+    assert read(tmp_path, {name: value for name, value in HUB.items() if name != "rope_theta"}).rope_theta == 1e4
+
+
+def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
+    for fields in ([1], {}, {name: value for name, value in HUB.items() if name != "model_type"}):
+        with pytest.raises(InputError, match=r"not a JSON object|model_type must be"):
+            read(tmp_path, fields)
+    (tmp_path / "config.json").write_bytes(b"\xff\xfe{}")
+    with pytest.raises(InputError, match="not valid UTF-8"):
+        hf.read_config(tmp_path)
 
 
 def test_a_missing_file_and_bad_json_are_sentences(tmp_path: Path) -> None:

@@ -116,3 +116,33 @@ def test_a_killed_export_leaves_no_half_folder(when: str, tmp_path: Path, monkey
     export(TIED)
     same(hf.load(folder, hf.read_config(folder)), policy(TIED))
     assert os.listdir(tmp_path) == ["model"]
+
+
+def test_what_a_killed_process_left_is_no_hindrance(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    left = tmp_path / f".model.{os.getpid()}.tmp"  # in a container every run has the same number
+    left.mkdir()
+    (left / "half").write_text("")
+    hf.save(folder, policy(), CONFIG, Tokenizer())
+    same(hf.load(folder, CONFIG), policy())
+    assert os.listdir(tmp_path) == ["model"] and not (folder / "half").exists()
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_an_export_that_cannot_be_put_in_place_keeps_the_old_one(failing: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "model"
+    hf.save(folder, policy(), CONFIG, Tokenizer())
+    replace_, calls = os.replace, []
+
+    def fail_once(*paths) -> None:
+        calls.append(paths)
+        if len(calls) == failing + 1:
+            raise OSError("disk")
+        replace_(*paths)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", fail_once)
+        with pytest.raises(OSError, match="disk"):
+            hf.save(folder, policy(TIED), TIED, Tokenizer())
+    same(hf.load(folder, CONFIG), policy())
+    assert os.listdir(tmp_path) == ["model"]

@@ -52,6 +52,18 @@ def test_the_newest_checkpoint_comes_back_on_any_mesh(tmp_path: Path) -> None:
     assert restored["step"] == 3 and restored["x"].sharding == where["x"]
 
 
+def test_no_save_is_skipped_while_another_is_under_way(tmp_path: Path) -> None:
+    data = position()
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2, 3):
+            next(data)
+            checkpoints.save(step, arrays(step)[0], data)
+    fresh = position()
+    with Checkpoints(tmp_path) as checkpoints:
+        restored, step = checkpoints.restore(*arrays(0), fresh)
+    assert step == 3 and restored["step"] == 3 and next(fresh) == 3
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax leaves the reads of a failed load to the garbage collector
 def test_a_checkpoint_of_another_shape_is_refused(tmp_path: Path) -> None:
     with Checkpoints(tmp_path) as checkpoints:
@@ -87,6 +99,14 @@ def test_metrics_are_json_even_where_a_figure_is_not_a_number(tmp_path: Path) ->
     refuse = lambda name: pytest.fail(name)  # noqa: E731
     assert json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=refuse) == {"step": 0, "loss": 1.5, "s1": None, "reward": None}
     assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_other_processes_write_no_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    metrics = Metrics(tmp_path / "run", 0)
+    metrics.write(0, {"loss": 1.0})
+    metrics.close()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 # Optimizer

@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 from tiny import CONFIG, reward_params
 
 from promedical_jax.clinic import build_tokenizer
@@ -87,6 +88,20 @@ def test_a_saved_reward_model_is_the_same_one(tmp_path: Path) -> None:
     assert loaded.config == CONFIG
     (tmp_path / "rm" / "heads.safetensors").unlink()
     with pytest.raises(InputError, match="not a reward model"):
+        load_reward_model(tmp_path / "rm")
+
+
+@pytest.mark.parametrize(("name", "content", "sentence"), [
+    ("calibration.json", b"{", "cannot be read"),
+    ("calibration.json", b'{"proficiency": {"scale": 1, "shift": 0}}', "cannot be read"),
+    ("calibration.json", b'{"proficiency": 1, "excellence": 1, "safety": 1}', "cannot be read"),
+    ("heads.safetensors", b"junk", "cannot be read"),
+    ("heads.safetensors", safetensors.numpy.save({"weight": np.zeros((2, 16)), "bias": np.zeros(2)}), r"has tensors .*config.json asks for"),
+])  # fmt: skip
+def test_damaged_files_are_sentences(name: str, content: bytes, sentence: str, tmp_path: Path) -> None:
+    save_reward_model(tmp_path / "rm", RewardModel(reward_params(), CONFIG, UNCALIBRATED), build_tokenizer())
+    (tmp_path / "rm" / name).write_bytes(content)
+    with pytest.raises(InputError, match=sentence):
         load_reward_model(tmp_path / "rm")
 
 

@@ -41,6 +41,8 @@ class Runs:
         model = replace(CONFIG, vocabulary=len(tokenizer))
         write_cases(root / "cases.jsonl", make_cases(16, seed=0, answers=2))
         hf.save(root / "policy", policy(model), model, tokenizer)
+        narrow = replace(model, kv_heads=1)
+        save_reward_model(root / "narrow", RewardModel(reward_params(narrow), narrow, UNCALIBRATED), tokenizer)
         save_reward_model(root / "judge", RewardModel(reward_params(model, seed=3), model, UNCALIBRATED), tokenizer)
 
     def config(self, kind: type[Stage], mesh: tuple[int, int], out: str) -> Stage:
@@ -204,11 +206,12 @@ def faults(root: Path) -> list[tuple[type[Stage], dict, str]]:
         (SftConfig, {"model": root / "none"}, "config.json: no such file"),
         (GrpoConfig, {"model": root / "bare"}, "no weights; GRPO starts from a trained policy"),
         (GrpoConfig, {"reward_model": root / "policy"}, "not a reward model"),
+        (GrpoConfig, {"reward_model": root / "narrow"}, "tp=2 does not divide the kv heads of 1"),
         (RmConfig, {"held_out": root / "cases.jsonl"}, "is also a training case in"),
     ]
 
 
-@pytest.mark.parametrize("number", range(9))
+@pytest.mark.parametrize("number", range(10))
 def test_what_cannot_run_is_refused(number: int, runs: Runs) -> None:
     kind, change, sentence = faults(runs.root)[number]
     if not (runs.root / "bare").exists():
