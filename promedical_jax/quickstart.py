@@ -9,7 +9,7 @@ import jax
 from rich.console import Console
 
 from promedical_jax.bench.html import write_report
-from promedical_jax.bench.policy import answer_cases, examples, figures, win_rate
+from promedical_jax.bench.policy import Answered, answer_cases, examples, figures, win_rate
 from promedical_jax.bench.report import Report, read_report
 from promedical_jax.bench.reward_model import evaluate
 from promedical_jax.bench.tables import print_accuracy, print_report
@@ -98,6 +98,7 @@ def _claim(config: QuickstartConfig) -> bool:
 
 def _report(config: QuickstartConfig, start: SftConfig, judge: RmConfig, align: GrpoConfig, began: float, resumed: bool) -> Report:
     """Both policies and the reward model on the held-out cases."""
+    console = Console(stderr=True)
     model = hf.read_config(start.out / "model")
     tokenizer = load_tokenizer(start.out / "model", model.vocabulary)
     cases = encode_file(config.out / "cases" / HELD_OUT, tokenizer)
@@ -105,11 +106,13 @@ def _report(config: QuickstartConfig, start: SftConfig, judge: RmConfig, align: 
     with jax.set_mesh(make_mesh()):
         where = shardings(jax.sharding.get_mesh(), qwen3.axes(model))
 
-        def answered(folder: Path):
+        def answered(folder: Path) -> list[Answered]:
+            console.print(f"report: the model in {folder} answers {len(cases)} cases, {align.answers} times each", soft_wrap=True)
             params = jax.device_put(hf.load(folder, model), where)
             return answer_cases(params, model, tokenizer, cases, sizes, truth, answers=align.answers, answer_tokens=align.answer_tokens, batch=align.batch)
 
         base, aligned = answered(start.out / "model"), answered(align.out / "model")
+        console.print("report: the reward model judges the cases' own answers")
         accuracy = evaluate(load_reward_model(judge.out / "model"), cases, sizes, judge.batch)
         parameters = sum(x.size for x in jax.tree.leaves(jax.eval_shape(lambda: qwen3.init(model, jax.random.key(0)))))
     notes = ("The run was interrupted and went on; the wall time is that of its last part.",) if resumed else ()
