@@ -16,7 +16,7 @@ from promedical_jax.data.encode import Encoded, Sizes, encode, measure, stop_tok
 from promedical_jax.model.qwen3 import Params, Qwen3Config
 from promedical_jax.reward import RewardModel, score_cases
 from promedical_jax.rollout import sample
-from promedical_jax.rubric import Case, Judge, Scores, Tier, Verdict, score
+from promedical_jax.rubric import Case, Judge, Scores, Tier, Verdict, score_verdicts
 from promedical_jax.rubric.scores import win_points
 
 
@@ -62,8 +62,7 @@ def answer_cases(params: Params, config: Qwen3Config, tokenizer: Any, cases: Seq
             token_counts.append(tuple(map(int, lengths[row])))
     done = []
     for (case, texts), counts, said in zip(answered, token_counts, judge(answered), strict=True):
-        satisfied = [[c.satisfied(v) for c, v in zip(case.rubric.criteria, row, strict=True)] for row in said]
-        done.append(Answered(case, texts, counts, tuple(said), score(case.rubric.criteria, satisfied)))
+        done.append(Answered(case, texts, counts, tuple(said), score_verdicts(case.rubric.criteria, said)))
     return done
 
 

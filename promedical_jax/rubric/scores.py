@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from promedical_jax.errors import InputError
-from promedical_jax.rubric.case import Case, Criterion, Tier
+from promedical_jax.rubric.case import Case, Criterion, Tier, Verdict
 
 Array = NDArray[np.float64]
 
@@ -57,6 +57,11 @@ def score(criteria: Sequence[Criterion], satisfied: ArrayLike) -> Scores:
     judged_weight = (weights * judged).sum(-1)
     s1 = np.divide((weights * values).sum(-1), judged_weight, out=np.full(judged_weight.shape, np.nan), where=judged_weight > 0)
     return Scores(s1, (values * excellence).sum(-1), ((1 - values) * (judged & safety)).sum(-1))
+
+
+def score_verdicts(criteria: Sequence[Criterion], verdicts: Sequence[Sequence[Verdict]]) -> Scores:
+    """Scores [A] of A answers from one rater's verdicts on each, in the order of `criteria`."""
+    return score(criteria, [[criterion.satisfied(verdict) for criterion, verdict in zip(criteria, said, strict=True)] for said in verdicts])
 
 
 def satisfied_matrix(case: Case, rater: str | None = None) -> Array:

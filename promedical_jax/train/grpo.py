@@ -23,7 +23,7 @@ from promedical_jax.model.sharding import shardings
 from promedical_jax.reward import RewardBatch, RewardModel, jit_score, load_reward_model
 from promedical_jax.reward import axes as reward_axes
 from promedical_jax.rollout import Rollout, sample
-from promedical_jax.rubric import Case, Judge, Scores, Verdict, advantage, score
+from promedical_jax.rubric import Case, Judge, Scores, Verdict, advantage, score_verdicts
 from promedical_jax.train.ledger import Judged, Ledger
 from promedical_jax.train.loop import claim, run_steps
 from promedical_jax.train.optimizer import TrainState, make_optimizer, start, update
@@ -68,8 +68,7 @@ def judge(model: RewardModel, batch: RewardBatch, cases: Sequence[Case], config:
     rows = []
     for case, held in zip(cases, probability, strict=True):
         criteria = case.rubric.criteria
-        satisfied = [[c.satisfied(Verdict.MET if p > 0.5 else Verdict.UNMET) for c, p in zip(criteria, answer, strict=False)] for answer in held]
-        rows.append(score(criteria, satisfied))
+        rows.append(score_verdicts(criteria, [[Verdict.MET if p > 0.5 else Verdict.UNMET for p in answer[: len(criteria)]] for answer in held]))
     scores = Scores(*(np.stack([getattr(row, name) for row in rows]) for name in ("s1", "s2", "s3")))
     reward = config.reward.of(scores)
     return Judged(probability, scores, reward, advantage.scalar(reward) if config.advantage == "scalar" else advantage.lexicographic(scores))

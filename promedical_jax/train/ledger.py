@@ -8,7 +8,7 @@ import numpy as np
 from promedical_jax.config import GrpoConfig
 from promedical_jax.data.batches import to_host
 from promedical_jax.rollout import Rollout
-from promedical_jax.rubric import Case, Judge, Scores, Verdict, score
+from promedical_jax.rubric import Case, Judge, Scores, Verdict, score_verdicts
 from promedical_jax.train.metrics import Lines
 
 
@@ -36,7 +36,8 @@ class Ledger:
     def record(self, step: int, cases: Sequence[Case], rollout: Rollout, judged: Judged) -> dict[str, float]:
         """Writes one step's rollouts and returns the step's metrics."""
         assert self._files, "begin() comes first"
-        texts, finished = self._texts(rollout), to_host(rollout.finished)
+        finished = to_host(rollout.finished)
+        texts = self._texts(rollout, finished)
         rollouts, ledger = self._files
         for b, case in enumerate(cases):
             for g, text in enumerate(texts[b]):
@@ -54,8 +55,8 @@ class Ledger:
         for file in self._files or ():
             file.close()
 
-    def _texts(self, rollout: Rollout) -> list[list[str]]:
-        tokens, lengths, finished = (to_host(x) for x in (rollout.tokens, rollout.lengths, rollout.finished))
+    def _texts(self, rollout: Rollout, finished: np.ndarray) -> list[list[str]]:
+        tokens, lengths = to_host(rollout.tokens), to_host(rollout.lengths)
         self.tokens = float(lengths.sum())
         ends = lengths - finished  # without the stop token
         return [[self._tokenizer.decode(row[:end]) for row, end in zip(group, stops, strict=True)] for group, stops in zip(tokens, ends, strict=True)]
@@ -63,10 +64,8 @@ class Ledger:
     def _true_metrics(self, cases: Sequence[Case], texts: list[list[str]]) -> dict[str, float]:
         if self._truth is None:
             return {}
-        rows = []
-        for case, said in zip(cases, self._truth(list(zip(cases, texts, strict=True))), strict=True):
-            criteria = case.rubric.criteria
-            rows.append(score(criteria, [[c.satisfied(v) for c, v in zip(criteria, verdicts, strict=True)] for verdicts in said]))
+        said = self._truth(list(zip(cases, texts, strict=True)))
+        rows = [score_verdicts(case.rubric.criteria, verdicts) for case, verdicts in zip(cases, said, strict=True)]
         return {
             "true/s1": float(np.mean([row.s1 for row in rows])),
             "true/s2": float(np.mean([row.s2 for row in rows])),
