@@ -19,9 +19,11 @@ class Settings(BaseModel):
 
 
 class Mesh(Settings):
-    """Devices as fsdp x tp; fsdp -1 takes all that tp leaves."""
+    """Devices as slice x fsdp x tp; fsdp -1 takes all that the others leave."""
 
-    fsdp: int = Field(-1, description="devices that share the batch and the parameters; -1: all that tp leaves")
+    slice: Positive = Field(1, description="groups of devices with a slow network between them; each holds all parameters and a share of the batch")
+
+    fsdp: int = Field(-1, description="devices that share the batch and the parameters; -1: all that the others leave")
     tp: Positive = Field(1, description="devices that share heads, feed-forward and vocabulary")
 
 
@@ -45,6 +47,9 @@ class Shapes(Settings):
     criterion: Positive | None = None
 
 
+REMAT = "full: the backward pass computes each layer again from its input; attention: but not attention; offload: both kept on the host; none: keeps all"
+
+
 class Stage(Settings):
     """What every training stage needs."""
 
@@ -56,6 +61,7 @@ class Stage(Settings):
     steps: Positive = 100
     batch: Positive = Field(8, description="cases a step, over all devices")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="what matrix products compute in; parameters stay float32")
+    remat: Literal["none", "full", "attention", "offload"] = Field("full", description=REMAT)
     mesh: Mesh = Mesh()
     optimizer: Optimizer = Optimizer()
     shapes: Shapes = Shapes()

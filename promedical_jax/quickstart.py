@@ -19,7 +19,7 @@ from promedical_jax.config import GrpoConfig, Optimizer, QuickstartConfig, RmCon
 from promedical_jax.data.encode import measure
 from promedical_jax.data.load import encode_file, load_tokenizer
 from promedical_jax.errors import InputError
-from promedical_jax.model import hf, qwen3
+from promedical_jax.model import hf, transformer
 from promedical_jax.model.sharding import make_mesh, shardings
 from promedical_jax.recipe import dump
 from promedical_jax.reward import load_reward_model
@@ -104,7 +104,7 @@ def _report(config: QuickstartConfig, start: SftConfig, judge: RmConfig, align: 
     cases = encode_file(config.out / "cases" / HELD_OUT, tokenizer)
     sizes = measure(cases, SHAPES, HELD_OUT)
     with jax.set_mesh(make_mesh()):
-        where = shardings(jax.sharding.get_mesh(), qwen3.axes(model))
+        where = shardings(jax.sharding.get_mesh(), transformer.axes(model))
 
         def answered(folder: Path) -> list[Answered]:
             console.print(f"report: the model in {folder} answers {len(cases)} cases, {align.answers} times each", soft_wrap=True)
@@ -114,7 +114,7 @@ def _report(config: QuickstartConfig, start: SftConfig, judge: RmConfig, align: 
         base, aligned = answered(start.out / "model"), answered(align.out / "model")
         console.print("report: the reward model judges the cases' own answers")
         accuracy = evaluate(load_reward_model(judge.out / "model"), cases, sizes, judge.batch)
-        parameters = sum(x.size for x in jax.tree.leaves(jax.eval_shape(lambda: qwen3.init(model, jax.random.key(0)))))
+        parameters = sum(x.size for x in jax.tree.leaves(jax.eval_shape(lambda: transformer.init(model, jax.random.key(0)))))
     notes = ("The run was interrupted and went on; the wall time is that of its last part.",) if resumed else ()
     return Report(
         seed=config.seed,

@@ -17,11 +17,11 @@ import numpy as np
 from promedical_jax.data.batches import evaluation_batches, to_devices, to_host
 from promedical_jax.data.encode import Encoded, Sizes
 from promedical_jax.errors import InputError
-from promedical_jax.model import hf, qwen3
+from promedical_jax.model import hf, transformer
 from promedical_jax.model.heads import HEADS_AXES, head_scores
 from promedical_jax.model.layout import Layout, assemble, last_valid, nodes_of, tree
-from promedical_jax.model.qwen3 import Params, Qwen3Config
 from promedical_jax.model.sharding import reshape
+from promedical_jax.model.transformer import FLOAT32, Compute, ModelConfig, Params
 from promedical_jax.rubric import Tier
 
 TIERS = tuple(Tier)  # the order of the heads
@@ -39,9 +39,9 @@ class RewardBatch(NamedTuple):
     tiers: jax.Array  # [B, K] index into TIERS
 
 
-def axes(config: Qwen3Config) -> Params:
+def axes(config: ModelConfig) -> Params:
     """The names of the axes of the parameters {"backbone": of a Qwen3, "heads": one a tier}."""
-    return {"backbone": qwen3.axes(config), "heads": HEADS_AXES}
+    return {"backbone": transformer.axes(config), "heads": HEADS_AXES}
 
 
 def layout_of(batch: RewardBatch) -> Layout:
@@ -49,20 +49,20 @@ def layout_of(batch: RewardBatch) -> Layout:
     return tree(p, (a, r), (k, c))
 
 
-def score(params: Params, config: Qwen3Config, batch: RewardBatch, dtype: jnp.dtype = jnp.float32) -> jax.Array:
+def score(params: Params, config: ModelConfig, batch: RewardBatch, compute: Compute = FLOAT32) -> jax.Array:
     """Raw scores r(x, y, c), float32 [B, A, K]: comparable between answers on one criterion (Bradley-Terry), a log-odds after calibration."""
     layout = layout_of(batch)
     b, a, k, c = *batch.answer_lengths.shape, *batch.criteria.shape[1:]
     criteria = jnp.broadcast_to(batch.criteria[:, None], (b, a, k, c))
     lengths = reshape(jnp.broadcast_to(batch.criterion_lengths[:, None], (b, a, k)), (b, a * k))
     rows = assemble(layout, [batch.prompt, batch.answers, criteria], [batch.prompt_length, batch.answer_lengths, lengths])
-    hidden = qwen3.forward(params["backbone"], config, rows, layout, dtype)
+    hidden = transformer.forward(params["backbone"], config, rows, layout, compute)
     states = last_valid(nodes_of(hidden, layout, 2), lengths)
     tiers = reshape(jnp.broadcast_to(batch.tiers[:, None], (b, a, k)), (b, a * k))
     return reshape(head_scores(params["heads"], states, tiers), (b, a, k))
 
 
-jit_score = jax.jit(score, static_argnames=("config", "dtype"))
+jit_score = jax.jit(score, static_argnames=("config", "compute"))
 
 
 class Calibration(NamedTuple):
@@ -123,7 +123,7 @@ class RewardModel:
     """Parameters {"backbone", "heads"}, the backbone's config, and the calibration of its scores."""
 
     params: Params
-    config: Qwen3Config
+    config: ModelConfig
     calibration: Calibration
 
 
@@ -165,13 +165,13 @@ def load_reward_model(folder: Path) -> RewardModel:
     return RewardModel({"backbone": backbone, "heads": dict(heads)}, config, calibration)
 
 
-def score_cases(params: Params, config: Qwen3Config, cases: Sequence[Encoded], sizes: Sizes, batch: int,
-                dtype: jnp.dtype = jnp.float32) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def score_cases(params: Params, config: ModelConfig, cases: Sequence[Encoded], sizes: Sizes, batch: int,
+                compute: Compute = FLOAT32) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Raw scores [N, A, K] of the cases' own answers, tiers [N, K] and the raters' labels [N, A, K], in the order of the cases."""
     rows: list[tuple[np.ndarray, ...]] = []
     for indices, arrays in evaluation_batches(cases, sizes, batch):
         inputs = RewardBatch(**to_devices({name: arrays[name] for name in RewardBatch._fields}))
-        scores = to_host(jit_score(params, config, inputs, dtype=dtype))
+        scores = to_host(jit_score(params, config, inputs, compute=compute))
         rows.append(tuple(x[: len(indices)] for x in (scores, arrays["tiers"], arrays["labels"])))
     scores, tiers, labels = (np.concatenate(parts) for parts in zip(*rows, strict=True))
     return scores, tiers, labels

@@ -7,20 +7,21 @@ from functools import cache, partial
 import jax
 import numpy as np
 
-from promedical_jax.model import qwen3
-from promedical_jax.model.qwen3 import Params, Qwen3Config
+from promedical_jax.model import transformer
+from promedical_jax.model.rope import Rope
+from promedical_jax.model.transformer import ModelConfig, Params
 from promedical_jax.reward import RewardBatch
 
 MESHES = [(8, 1), (4, 2), (2, 4)]  # fsdp x tp over the eight simulated devices
 # Divisible by every mesh above, with sizes that no two axes share: a transposition cannot go unseen.
-CONFIG = Qwen3Config(vocabulary=96, width=16, depth=2, kv_heads=4, query_heads=2, head=6, feed_forward=24, rope_theta=1e4)
+CONFIG = ModelConfig(vocabulary=96, width=16, depth=2, kv_heads=4, query_heads=2, head=6, feed_forward=24, rope=Rope(1e4))
 
 
 @cache
-def policy(config: Qwen3Config = CONFIG, seed: int = 0) -> Params:
+def policy(config: ModelConfig = CONFIG, seed: int = 0) -> Params:
     """Parameters with every array random, also those that start at one: a norm left out would else go unseen. By numpy, which has nothing to compile."""
     rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(partial(qwen3.init, config), jax.random.key(0))
+    shapes = jax.eval_shape(partial(transformer.init, config), jax.random.key(0))
 
     def fill(path, x) -> np.ndarray:
         noise = rng.normal(size=x.shape)
@@ -30,7 +31,7 @@ def policy(config: Qwen3Config = CONFIG, seed: int = 0) -> Params:
 
 
 @cache
-def reward_params(config: Qwen3Config = CONFIG, seed: int = 0) -> Params:
+def reward_params(config: ModelConfig = CONFIG, seed: int = 0) -> Params:
     rng = np.random.default_rng(seed + 1)
     heads = {"weight": rng.normal(size=(3, config.width)) * config.width**-0.5, "bias": np.array([0.3, -0.2, 0.1])}
     return {"backbone": policy(config, seed), "heads": {name: x.astype(np.float32) for name, x in heads.items()}}

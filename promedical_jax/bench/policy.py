@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from promedical_jax.bench.intervals import Interval, bootstrap
@@ -13,19 +12,19 @@ from promedical_jax.bench.report import Example, ExampleAnswer, PolicyFigures
 from promedical_jax.config import Shapes
 from promedical_jax.data.batches import evaluation_batches, to_devices, to_host
 from promedical_jax.data.encode import Encoded, Sizes, encode, measure, stop_token
-from promedical_jax.model.qwen3 import Params, Qwen3Config
+from promedical_jax.model.transformer import FLOAT32, Compute, ModelConfig, Params
 from promedical_jax.reward import RewardModel, score_cases
 from promedical_jax.rollout import sample
 from promedical_jax.rubric import Case, Judge, Scores, Tier, Verdict, score_verdicts
 from promedical_jax.rubric.scores import win_points
 
 
-def reward_model_judge(model: RewardModel, tokenizer: Any, batch: int, dtype: jnp.dtype = jnp.float32) -> Judge:
+def reward_model_judge(model: RewardModel, tokenizer: Any, batch: int, compute: Compute = FLOAT32) -> Judge:
     """A judge made of a reward model's calibrated verdicts, on the current mesh."""
 
     def judge(answered: Sequence[tuple[Case, Sequence[str]]]) -> list[list[tuple[Verdict, ...]]]:
         cases = [encode(case, tokenizer, texts) for case, texts in answered]
-        scores, tiers, _ = score_cases(model.params, model.config, cases, measure(cases, Shapes(), "the sampled answers"), batch, dtype)
+        scores, tiers, _ = score_cases(model.params, model.config, cases, measure(cases, Shapes(), "the sampled answers"), batch, compute)
         met = model.calibration.probability(scores, tiers) > 0.5
         return [
             [tuple(Verdict.MET if met[i, a, k] else Verdict.UNMET for k in range(len(case.rubric.criteria))) for a in range(len(texts))]
@@ -46,15 +45,15 @@ class Answered:
     scores: Scores
 
 
-def answer_cases(params: Params, config: Qwen3Config, tokenizer: Any, cases: Sequence[Encoded], sizes: Sizes, judge: Judge, *, answers: int, answer_tokens: int,
-                 batch: int, seed: int = 0, temperature: float = 1.0, dtype: jnp.dtype = jnp.float32) -> list[Answered]:
+def answer_cases(params: Params, config: ModelConfig, tokenizer: Any, cases: Sequence[Encoded], sizes: Sizes, judge: Judge, *, answers: int, answer_tokens: int,
+                 batch: int, seed: int = 0, temperature: float = 1.0, compute: Compute = FLOAT32) -> list[Answered]:
     """Samples `answers` of each case and judges them. The draws depend on (seed, case, sample), so two policies are compared on the same luck."""
     answered: list[tuple[Case, tuple[str, ...]]] = []
     token_counts: list[tuple[int, ...]] = []
     for indices, arrays in evaluation_batches(cases, sizes, batch):
         placed = to_devices({name: arrays[name] for name in ("prompt", "prompt_length", "case")})
         rollout = sample(params, config, placed["prompt"], placed["prompt_length"], jax.random.key(seed), placed["case"], answers=answers,
-                         answer_tokens=answer_tokens, stop=stop_token(tokenizer), temperature=temperature, dtype=dtype)
+                         answer_tokens=answer_tokens, stop=stop_token(tokenizer), temperature=temperature, compute=compute)
         tokens, lengths, finished = (to_host(x) for x in (rollout.tokens, rollout.lengths, rollout.finished))
         for row, i in enumerate(indices):
             texts = tuple(tokenizer.decode(tokens[row, g, : lengths[row, g] - int(finished[row, g])]) for g in range(answers))

@@ -1,7 +1,6 @@
 """`promedical bench`: one trained model on cases it has not seen."""
 
 import jax
-import jax.numpy as jnp
 from rich.console import Console
 
 from promedical_jax.atomic import replacing
@@ -14,15 +13,16 @@ from promedical_jax.config import BenchConfig
 from promedical_jax.data.encode import measure
 from promedical_jax.data.load import answers_only, encode_file, load_tokenizer
 from promedical_jax.errors import InputError
-from promedical_jax.model import hf, qwen3
+from promedical_jax.model import hf, transformer
 from promedical_jax.model.sharding import make_mesh, shardings
+from promedical_jax.model.transformer import Compute
 from promedical_jax.reward import is_reward_model, load_reward_model
 
 
 def run(config: BenchConfig) -> PolicyFigures | RewardModelFigures:
     """Prints the figures of a policy or a reward model, whichever the folder holds, and writes them to `out` where it is given."""
     result: PolicyFigures | RewardModelFigures
-    with jax.set_mesh(make_mesh(config.mesh.fsdp, config.mesh.tp)):
+    with jax.set_mesh(make_mesh(config.mesh.fsdp, config.mesh.tp, config.mesh.slice)):
         if is_reward_model(config.model):
             result = _reward_model(config)
             print_accuracy(result, Console())
@@ -40,17 +40,17 @@ def _reward_model(config: BenchConfig) -> RewardModelFigures:
         raise InputError(f"--judge: {config.model} is a reward model, and raters' verdicts judge it; leave --judge out")
     model = load_reward_model(config.model)
     cases = answers_only(encode_file(config.cases, load_tokenizer(config.model, model.config.vocabulary)), config.cases, judged=True)
-    return evaluate(model, cases, measure(cases, config.shapes, str(config.cases)), config.batch, jnp.dtype(config.dtype))
+    return evaluate(model, cases, measure(cases, config.shapes, str(config.cases)), config.batch, Compute(config.dtype))
 
 
 def _policy(config: BenchConfig) -> PolicyFigures:
     model = hf.read_config(config.model)
     tokenizer = load_tokenizer(config.model, model.vocabulary)
     cases = encode_file(config.cases, tokenizer)
-    dtype = jnp.dtype(config.dtype)
+    compute = Compute(config.dtype)
     if config.judge:
         judge_model = load_reward_model(config.judge)
-        judge = reward_model_judge(judge_model, load_tokenizer(config.judge, judge_model.config.vocabulary), config.batch, dtype)
+        judge = reward_model_judge(judge_model, load_tokenizer(config.judge, judge_model.config.vocabulary), config.batch, compute)
     elif all("clinic" in case.case.provenance for case in cases):
         judge = truth
     else:
@@ -58,7 +58,7 @@ def _policy(config: BenchConfig) -> PolicyFigures:
     weights = hf.load(config.model, model)
     if weights is None:
         raise InputError(f"{config.model}: no weights; give the folder of a trained model")
-    params = jax.device_put(weights, shardings(jax.sharding.get_mesh(), qwen3.axes(model)))
+    params = jax.device_put(weights, shardings(jax.sharding.get_mesh(), transformer.axes(model)))
     answered = answer_cases(params, model, tokenizer, cases, measure(cases, config.shapes, str(config.cases)), judge, answers=config.answers,
-                            answer_tokens=config.answer_tokens, batch=config.batch, seed=config.seed, temperature=config.temperature, dtype=dtype)
+                            answer_tokens=config.answer_tokens, batch=config.batch, seed=config.seed, temperature=config.temperature, compute=compute)
     return figures(answered)

@@ -12,7 +12,7 @@ from promedical_jax.rubric import Case, write_cases
 
 TRAIN, HELD_OUT, MODEL = "train.jsonl", "held_out.jsonl", "model"
 # Small enough to learn the clinic from scratch on two CPU cores: 0.3 M parameters with the clinic's 512 tokens. Two layers match and copy; more only cost time.
-SIZES = {"width": 128, "depth": 2, "kv_heads": 4, "query_heads": 1, "head": 32, "feed_forward": 256}
+SIZES: dict[str, Any] = {"width": 128, "depth": 2, "kv_heads": 4, "query_heads": 1, "head": 32, "feed_forward": 256}
 
 
 def write_clinic(folder: str | Path, train: int, held_out: int, seed: int, replace: bool = False) -> tuple[list[Case], list[Case]]:
@@ -46,10 +46,11 @@ def write_clinic(folder: str | Path, train: int, held_out: int, seed: int, repla
 def write_model(folder: Path) -> None:
     """The clinic's tokenizer and a small Qwen3's config.json, as `transformers` reads them."""
     from promedical_jax.model.hf import hf_config
-    from promedical_jax.model.qwen3 import Qwen3Config
+    from promedical_jax.model.rope import Rope
+    from promedical_jax.model.transformer import ModelConfig
 
     tokenizer = build_tokenizer()
     tokenizer.save_pretrained(folder)
-    config = hf_config(Qwen3Config(vocabulary=len(tokenizer), tied=True, rope_theta=1e4, **SIZES))
+    config = hf_config(ModelConfig(vocabulary=len(tokenizer), tied=True, rope=Rope(1e4), **SIZES))
     special = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     (folder / "config.json").write_text(json.dumps(config | special, indent=2) + "\n")

@@ -57,7 +57,7 @@ def tree(prompt: int, answers: tuple[int, int] | None = None, criteria: tuple[in
 
 
 class TreeBatch(NamedTuple):
-    """Rows of a layout, each [B, T]: token ids, RoPE positions, and which tokens are real."""
+    """Rows of a layout, each [B, T]: token ids, RoPE positions, and which tokens are real. The padding stands on the right of each node."""
 
     tokens: jax.Array
     positions: jax.Array

@@ -1,28 +1,49 @@
 """Where arrays live: one table from the names of array axes to mesh axes, for JAX's explicit sharding mode.
 
-The mesh has two axes. `fsdp` splits the batch, and parameters along the model width; `tp` splits heads, feed-forward and vocabulary.
+The mesh has three axes. `slice` splits the batch over groups of chips with a slow network between them, each of which holds every parameter;
+`fsdp` splits the batch, and parameters along the model width; `tp` splits heads, feed-forward and vocabulary.
 Outside a mesh every function here leaves its array alone, so the model also runs plainly on one device.
 """
 
+import math
+
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, reshard
 
 from promedical_jax.errors import InputError
 
-# axis name -> mesh axis. What is not named here is replicated.
-TABLE = {"batch": "fsdp", "width": "fsdp", "kv_heads": "tp", "feed_forward": "tp", "vocabulary": "tp"}
+AXES = ("slice", "fsdp", "tp")
+# axis name -> mesh axes. What is not named here is replicated.
+TABLE = {"batch": ("slice", "fsdp"), "slice_batch": "slice", "width": "fsdp", "kv_heads": "tp", "feed_forward": "tp", "vocabulary": "tp"}
 
 Axes = tuple[str | None, ...]
 
 
-def make_mesh(fsdp: int = -1, tp: int = 1) -> Mesh:
-    """A mesh of all devices, fsdp x tp; fsdp = -1 takes the devices that tp leaves. Raises InputError where the product is not the number of devices."""
-    devices = jax.device_count()
+def make_mesh(fsdp: int = -1, tp: int = 1, slices: int = 1, devices: list | None = None) -> Mesh:
+    """A mesh of all devices (or those given), slice x fsdp x tp; fsdp = -1 takes the devices that the others leave.
+
+    Raises InputError where the product is not the number of devices, or the devices' own slices are not those asked for.
+    """
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
     if fsdp == -1:
-        fsdp = max(devices // tp, 1)
-    if fsdp * tp != devices:
-        raise InputError(f"mesh: fsdp={fsdp} x tp={tp} is {fsdp * tp} devices, but {devices} are here; choose factors of {devices}")
-    return jax.make_mesh((fsdp, tp), ("fsdp", "tp"), axis_types=(AxisType.Explicit, AxisType.Explicit))
+        fsdp = max(count // (tp * slices), 1)
+    if fsdp * tp * slices != count:
+        product = f"fsdp={fsdp} x tp={tp}" + (f" x slice={slices}" if slices > 1 else "")
+        raise InputError(f"mesh: {product} is {fsdp * tp * slices} devices, but {count} are here; choose factors of {count}")
+    shape = (slices, fsdp, tp)
+    physical = len({getattr(device, "slice_index", 0) for device in devices})
+    if physical > 1:
+        if slices != physical:
+            raise InputError(f"mesh: slice={slices}, but the devices stand in {physical} slices; give --mesh.slice {physical}")
+        placed = mesh_utils.create_hybrid_device_mesh((1, fsdp, tp), (slices, 1, 1), devices=devices)
+    elif devices[0].platform == "tpu":
+        placed = mesh_utils.create_device_mesh(shape, devices=devices)
+    else:
+        placed = np.array(devices).reshape(shape)
+    return Mesh(placed, AXES, axis_types=(AxisType.Explicit,) * len(AXES))
 
 
 def spec(*axes: str | None) -> PartitionSpec:
@@ -32,6 +53,12 @@ def spec(*axes: str | None) -> PartitionSpec:
 
 def in_mesh() -> bool:
     return not jax.sharding.get_abstract_mesh().empty
+
+
+def platform() -> str:
+    """What the arrays at hand are computed on: "cpu", "gpu" or "tpu"; under a mesh its devices, also one that is only compiled for."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
 
 
 def out(*axes: str | None) -> PartitionSpec | None:
@@ -54,7 +81,7 @@ def reshape(x: jax.Array, shape: tuple[int, ...], back: int = 0) -> jax.Array:
 
 def gather(x: jax.Array, axes: Axes) -> jax.Array:
     """A parameter ready for use: gathered along fsdp, still split along tp. Cast to the compute type before, so that half the bytes travel."""
-    return pin(x, *(None if TABLE.get(axis or "") == "fsdp" else axis for axis in axes))
+    return pin(x, *(None if axis == "width" else axis for axis in axes))
 
 
 def shardings(mesh: Mesh, axes_tree):
@@ -62,9 +89,16 @@ def shardings(mesh: Mesh, axes_tree):
     return jax.tree.map(lambda axes: NamedSharding(mesh, spec(*axes)), axes_tree, is_leaf=lambda x: isinstance(x, tuple))
 
 
+def parts(mesh: Mesh, axis: str) -> int:
+    """Into how many parts `mesh` splits the arrays' axis of this name."""
+    names = TABLE.get(axis, ())
+    return math.prod(mesh.shape[name] for name in ((names,) if isinstance(names, str) else names))
+
+
 def check_divisible(mesh: Mesh, shapes: dict[str, int]) -> None:
-    """Raises InputError for each named size that its mesh axis does not divide, before any compilation. `shapes`: axis name -> size."""
+    """Raises InputError for each named size that its mesh axes do not divide, before any compilation. `shapes`: axis name -> size."""
     for axis, size in shapes.items():
-        parts = mesh.shape[TABLE[axis]]
-        if size % parts:
-            raise InputError(f"mesh: {TABLE[axis]}={parts} does not divide the {axis.replace('_', ' ')} of {size}; choose another mesh or size")
+        if size % parts(mesh, axis):
+            names = [TABLE[axis]] if isinstance(TABLE[axis], str) else [name for name in TABLE[axis] if name != "slice" or mesh.shape[name] > 1]
+            product = " x ".join(f"{name}={mesh.shape[name]}" for name in names)
+            raise InputError(f"mesh: {product} does not divide the {axis.replace('_', ' ')} of {size}; choose another mesh or size")

@@ -17,9 +17,9 @@ from promedical_jax.data.batches import to_devices, to_host, training_batches
 from promedical_jax.data.encode import Sizes, measure, stop_token
 from promedical_jax.data.load import load_tokenizer
 from promedical_jax.errors import InputError
-from promedical_jax.model import hf, qwen3
-from promedical_jax.model.qwen3 import Params, Qwen3Config
+from promedical_jax.model import hf, transformer
 from promedical_jax.model.sharding import shardings
+from promedical_jax.model.transformer import FLOAT32, Compute, ModelConfig, Params
 from promedical_jax.reward import RewardBatch, RewardModel, jit_score, load_reward_model
 from promedical_jax.reward import axes as reward_axes
 from promedical_jax.rollout import Rollout, sample
@@ -31,13 +31,13 @@ from promedical_jax.train.policy import AnswerBatch, answer_log_probs, masked_me
 from promedical_jax.train.stage import Setup, check_fits, prepare
 
 
-def loss(params: Params, config: Qwen3Config, batch: AnswerBatch, old: jax.Array, reference: jax.Array, advantages: jax.Array, *, temperature: float,
-         clip_low: float, clip_high: float, kl: float, dtype: jnp.dtype = jnp.float32) -> tuple[jax.Array, dict[str, jax.Array]]:
+def loss(params: Params, config: ModelConfig, batch: AnswerBatch, old: jax.Array, reference: jax.Array, advantages: jax.Array, *, temperature: float,
+         clip_low: float, clip_high: float, kl: float, compute: Compute = FLOAT32) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The clipped policy gradient with a KL penalty (GRPO, arXiv 2402.03300), a mean over the batch's answer tokens.
 
     old, reference: [B, G, R] log-probabilities by the sampler and by the frozen start; advantages: [B, G]. The KL is the estimator k3.
     """
-    log_probs, entropy = answer_log_probs(params, config, batch, temperature, dtype)
+    log_probs, entropy = answer_log_probs(params, config, batch, temperature, compute)
     ratio = jnp.exp(log_probs - old)
     gain = advantages[..., None]
     clipped = jnp.clip(ratio, 1 - clip_low, 1 + clip_high)
@@ -61,9 +61,9 @@ def loss(params: Params, config: Qwen3Config, batch: AnswerBatch, old: jax.Array
     return value, metrics
 
 
-def judge(model: RewardModel, batch: RewardBatch, cases: Sequence[Case], config: GrpoConfig, dtype: jnp.dtype = jnp.float32) -> Judged:
+def judge(model: RewardModel, batch: RewardBatch, cases: Sequence[Case], config: GrpoConfig, compute: Compute = FLOAT32) -> Judged:
     """Scores, verdicts, rewards and advantages of the answers of a batch on its devices, for the whole batch's cases in order."""
-    raw = to_host(jit_score(model.params, model.config, batch, dtype=dtype))
+    raw = to_host(jit_score(model.params, model.config, batch, compute=compute))
     probability = model.calibration.probability(raw, to_host(batch.tiers))
     rows = []
     for case, held in zip(cases, probability, strict=True):
@@ -93,7 +93,7 @@ def run(config: GrpoConfig, truth: Judge | None = None) -> None:
         return
     optimizer = make_optimizer(config.optimizer, config.steps)
     with jax.set_mesh(setup.mesh):
-        state, where = start(weights, qwen3.axes(setup.model), optimizer, setup.mesh)
+        state, where = start(weights, transformer.axes(setup.model), optimizer, setup.mesh)
         reference = jax.device_put(weights, where.params)
         reward_model = RewardModel(jax.device_put(frozen.params, shardings(setup.mesh, reward_axes(frozen.config))), frozen.config, frozen.calibration)
         step = make_step(config, setup, optimizer, where)
@@ -119,19 +119,19 @@ def roll_out(config: GrpoConfig, setup: Setup, sizes: Sizes, policy: Params, rew
     placed = to_devices({name: host[name] for name in ("prompt", "prompt_length", "criteria", "criterion_lengths", "tiers", "case")})
     key = jax.random.fold_in(jax.random.key(config.seed), number)
     rollout = sample(policy, setup.model, placed["prompt"], placed["prompt_length"], key, placed["case"], answers=config.answers,
-                     answer_tokens=config.answer_tokens, stop=stop_token(setup.tokenizer), temperature=config.temperature, dtype=setup.dtype)
+                     answer_tokens=config.answer_tokens, stop=stop_token(setup.tokenizer), temperature=config.temperature, compute=setup.compute)
     batch = RewardBatch(placed["prompt"], placed["prompt_length"], rollout.tokens, rollout.lengths, placed["criteria"], placed["criterion_lengths"],
                         placed["tiers"])
-    return placed, rollout, judge(reward_model, batch, cases, config, setup.dtype)
+    return placed, rollout, judge(reward_model, batch, cases, config, setup.compute)
 
 
 def make_step(config: GrpoConfig, setup: Setup, optimizer: Any, where: TrainState) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """The jitted update: (state, reference parameters, answers, the sampler's log-probs, advantages [B, G]) -> (state, metrics)."""
-    terms = {"temperature": config.temperature, "clip_low": config.clip_low, "clip_high": config.clip_high, "kl": config.kl, "dtype": setup.dtype}
+    terms = {"temperature": config.temperature, "clip_low": config.clip_low, "clip_high": config.clip_high, "kl": config.kl, "compute": setup.compute}
 
     @partial(jax.jit, donate_argnums=0, out_shardings=(where, None))
     def step(state: TrainState, reference: Params, answers: AnswerBatch, old: jax.Array, advantages: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
-        frozen, _ = answer_log_probs(reference, setup.model, answers, config.temperature, setup.dtype)
+        frozen, _ = answer_log_probs(reference, setup.model, answers, config.temperature, setup.compute)
         gradients, metrics = jax.grad(loss, has_aux=True)(state.params, setup.model, answers, old, frozen, advantages, **terms)
         metrics["grad_norm"] = jnp.sqrt(sum(jnp.sum(g.astype(jnp.float32) ** 2) for g in jax.tree.leaves(gradients)))
         return update(state, gradients, optimizer), metrics

@@ -5,11 +5,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from promedical_jax.model import qwen3
+from promedical_jax.model import transformer
 from promedical_jax.model.layout import assemble, last_valid, nodes_of, tree
 from promedical_jax.model.logprob import log_probs
-from promedical_jax.model.qwen3 import Params, Qwen3Config
 from promedical_jax.model.sharding import reshape
+from promedical_jax.model.transformer import FLOAT32, Compute, ModelConfig, Params
 
 
 class AnswerBatch(NamedTuple):
@@ -26,18 +26,18 @@ class AnswerBatch(NamedTuple):
         return jnp.arange(self.answers.shape[2]) < self.answer_lengths[..., None]
 
 
-def answer_log_probs(params: Params, config: Qwen3Config, batch: AnswerBatch, temperature: float = 1.0,
-                     dtype: jnp.dtype = jnp.float32) -> tuple[jax.Array, jax.Array]:
+def answer_log_probs(params: Params, config: ModelConfig, batch: AnswerBatch, temperature: float = 1.0,
+                     compute: Compute = FLOAT32) -> tuple[jax.Array, jax.Array]:
     """Log-probability of each answer token given what stands before it, and the entropy there, both [B, G, R], 0 at padding; in nats."""
     b, g, r = batch.answers.shape
     layout = tree(batch.prompt.shape[1], (g, r))
     rows = assemble(layout, [batch.prompt[:, None], batch.answers], [batch.prompt_length[:, None], batch.answer_lengths])
-    hidden = qwen3.forward(params, config, rows, layout, dtype)
+    hidden = transformer.forward(params, config, rows, layout, compute)
     # The instruction's last state predicts each answer's first token; an answer's states predict its next ones.
     first = last_valid(nodes_of(hidden, layout, 0), batch.prompt_length[:, None])[:, :, None]
     before = jnp.concatenate([jnp.broadcast_to(first, (b, g, 1, config.width)), nodes_of(hidden, layout, 1)[:, :, :-1]], axis=2)
     states, targets = reshape(before, (b, g * r, config.width), back=1), reshape(batch.answers, (b, g * r))
-    chosen, entropy = log_probs(states, targets, qwen3.unembedding(params, dtype), temperature)
+    chosen, entropy = log_probs(states, targets, transformer.unembedding(params), temperature)
     keep = lambda x: jnp.where(batch.mask, reshape(x, (b, g, r)), 0.0)  # noqa: E731
     return keep(chosen), keep(entropy)
 

@@ -17,9 +17,9 @@ from promedical_jax.data.batches import to_devices, training_batches
 from promedical_jax.data.encode import measure
 from promedical_jax.data.load import answers_only, encode_file
 from promedical_jax.errors import InputError
-from promedical_jax.model import hf, qwen3
+from promedical_jax.model import hf, transformer
 from promedical_jax.model.heads import init_heads
-from promedical_jax.model.qwen3 import Params, Qwen3Config
+from promedical_jax.model.transformer import FLOAT32, Compute, ModelConfig, Params
 from promedical_jax.reward import RewardBatch, RewardModel, calibrate, save_reward_model, score, score_cases
 from promedical_jax.reward import axes as reward_axes
 from promedical_jax.rubric import Tier, write_cases
@@ -28,13 +28,13 @@ from promedical_jax.train.optimizer import TrainState, make_optimizer, start, up
 from promedical_jax.train.stage import prepare
 
 
-def loss(params: Params, config: Qwen3Config, batch: RewardBatch, labels: jax.Array, pair_weight: float = 1.0,
-         dtype: jnp.dtype = jnp.float32) -> tuple[jax.Array, dict[str, jax.Array]]:
+def loss(params: Params, config: ModelConfig, batch: RewardBatch, labels: jax.Array, pair_weight: float = 1.0,
+         compute: Compute = FLOAT32) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Pairwise and verdict loss, in nats. labels: [B, A, K], the share of raters who say that the criterion's text holds, NaN where nobody judged.
 
     A pair counts with the difference of its labels, so that answers on which raters are split teach less and ties nothing.
     """
-    scores = score(params, config, batch, dtype)
+    scores = score(params, config, batch, compute)
     judged = ~jnp.isnan(labels)
     labels = jnp.where(judged, labels, 0.0)
     verdict = _mean(jax.nn.softplus(scores) - labels * scores, judged)
@@ -91,12 +91,12 @@ def run(config: RmConfig) -> Path | None:
     with jax.set_mesh(setup.mesh):
         keys = jax.random.split(jax.random.key(config.seed))
         heads = partial(init_heads, len(Tier), setup.model.width, keys[1])
-        params = {"backbone": backbone, "heads": heads()} if backbone else lambda: {"backbone": qwen3.init(setup.model, keys[0]), "heads": heads()}
+        params = {"backbone": backbone, "heads": heads()} if backbone else lambda: {"backbone": transformer.init(setup.model, keys[0]), "heads": heads()}
         state, where = start(params, reward_axes(setup.model), optimizer, setup.mesh)
 
         @partial(jax.jit, donate_argnums=0, out_shardings=(where, None))
         def step(state: TrainState, batch: RewardBatch, labels: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
-            gradients, metrics = jax.grad(loss, has_aux=True)(state.params, setup.model, batch, labels, config.pair_weight, setup.dtype)
+            gradients, metrics = jax.grad(loss, has_aux=True)(state.params, setup.model, batch, labels, config.pair_weight, setup.compute)
             return update(state, gradients, optimizer), metrics
 
         def advance(state: TrainState, batch: dict[str, Any], _: int) -> tuple[TrainState, dict[str, Any]]:
@@ -106,6 +106,6 @@ def run(config: RmConfig) -> Path | None:
 
         state = run_steps(config, "reward model", state, where, batches, advance, shown=("loss", "accuracy"),
                           tokens=lambda b: float(b["prompt_length"].sum() + b["answer_lengths"].sum() + b["criterion_lengths"].sum() * sizes.answers))
-        calibration = calibrate(*score_cases(state.params, setup.model, apart, sizes, config.batch, setup.dtype))
+        calibration = calibrate(*score_cases(state.params, setup.model, apart, sizes, config.batch, setup.compute))
         save_reward_model(config.out / "model", RewardModel(state.params, setup.model, calibration), setup.tokenizer)
     return file

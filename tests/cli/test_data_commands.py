@@ -139,14 +139,14 @@ def test_a_trained_reward_model_is_judged_on_the_held_out_cases(
 
     from promedical_jax.config import RmConfig
     from promedical_jax.data.load import load_tokenizer
-    from promedical_jax.model import hf, qwen3
+    from promedical_jax.model import hf, transformer
     from promedical_jax.model.heads import init_heads
     from promedical_jax.reward import Calibration, RewardModel, save_reward_model
     from promedical_jax.train import rm
 
     def train(config: RmConfig) -> Path | None:
         model = hf.read_config(config.model)
-        params = {"backbone": qwen3.init(model, jax.random.key(0)), "heads": init_heads(3, model.width, jax.random.key(1))}
+        params = {"backbone": transformer.init(model, jax.random.key(0)), "heads": init_heads(3, model.width, jax.random.key(1))}
         (config.out).mkdir()
         trained = RewardModel(params, model, Calibration(np.ones(3), np.zeros(3)))
         save_reward_model(config.out / "model", trained, load_tokenizer(config.model, model.vocabulary))

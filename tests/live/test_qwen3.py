@@ -10,7 +10,7 @@ import pytest
 from tiny import close, ragged
 
 from promedical_jax.clinic import build_tokenizer
-from promedical_jax.model import hf, qwen3
+from promedical_jax.model import hf, transformer
 from promedical_jax.model.layout import assemble, tree
 from promedical_jax.rollout import sample
 from promedical_jax.train import sft
@@ -52,8 +52,8 @@ def ours(theirs, tmp_path: Path):
 @partial(jax.jit, static_argnums=1)
 def logits_of(params, config, ids):
     layout = tree(ids.shape[1])
-    hidden = qwen3.forward(params, config, assemble(layout, [ids[:, None]], [jnp.full((ids.shape[0], 1), ids.shape[1])]), layout)
-    return hidden @ qwen3.unembedding(params, jnp.float32)
+    hidden = transformer.forward(params, config, assemble(layout, [ids[:, None]], [jnp.full((ids.shape[0], 1), ids.shape[1])]), layout)
+    return hidden @ transformer.unembedding(params).T
 
 
 def test_logits(theirs, ours) -> None:

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from tiny import close
 
-from promedical_jax.model import hf, qwen3
+from promedical_jax.model import hf, transformer
 from promedical_jax.model.layout import assemble, tree
+from promedical_jax.model.rope import Rope
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -26,8 +27,8 @@ GOLDENS = sorted((Path(__file__).parents[1] / "goldens").glob("qwen3_*.npz"))
 @partial(jax.jit, static_argnums=1)
 def logits_of(params, config, ids):
     layout = tree(ids.shape[1])
-    hidden = qwen3.forward(params, config, assemble(layout, [ids[:, None]], [jnp.full((ids.shape[0], 1), ids.shape[1])]), layout)
-    return hidden @ qwen3.unembedding(params, jnp.float32)
+    hidden = transformer.forward(params, config, assemble(layout, [ids[:, None]], [jnp.full((ids.shape[0], 1), ids.shape[1])]), layout)
+    return hidden @ transformer.unembedding(params).T
 
 
 def read(file: Path, folder: Path):
@@ -38,7 +39,7 @@ def read(file: Path, folder: Path):
 
 def test_the_goldens_span_what_differs_among_checkpoints(tmp_path: Path) -> None:
     configs = [read(file, tmp_path)[2] for file in GOLDENS]
-    assert {c.tied for c in configs} == {True, False} and {c.rope_theta for c in configs} == {1e4, 1e6}
+    assert {c.tied for c in configs} == {True, False} and {c.rope.theta for c in configs} == {1e4, 1e6}
     assert {c.kv_heads for c in configs} == {1, 2, 4} and all(c.head * c.kv_heads * c.query_heads != c.width for c in configs)
     assert all(file.stat().st_size < 300_000 for file in GOLDENS)
 
@@ -56,7 +57,7 @@ def test_logits_equal_those_of_transformers(file: Path, tmp_path: Path) -> None:
 def test_a_wrong_constant_would_be_seen(tmp_path: Path) -> None:
     ids, wanted, config, tensors = read(GOLDENS[0], tmp_path)
     params = hf.from_hf(tensors, config, "golden")
-    for wrong in (replace(config, rope_theta=config.rope_theta * 1.1), replace(config, norm_eps=1e-4)):
+    for wrong in (replace(config, rope=Rope(config.rope.theta * 1.1)), replace(config, norm_eps=1e-4)):
         assert np.abs(logits_of(params, wrong, ids) - wanted).max() > 1e-3 * np.abs(wanted).max()
     for name in tensors:
         changed = hf.from_hf(tensors | {name: tensors[name] + 0.01 * np.sin(np.arange(tensors[name].size)).reshape(tensors[name].shape)}, config, "golden")
@@ -66,6 +67,6 @@ def test_a_wrong_constant_would_be_seen(tmp_path: Path) -> None:
 def test_both_spellings_of_the_rope_base_are_read(tmp_path: Path) -> None:
     _, _, config, _ = read(GOLDENS[0], tmp_path)
     fields = json.loads((tmp_path / "config.json").read_text())
-    assert fields.pop("rope_parameters")["rope_theta"] == config.rope_theta
-    (tmp_path / "config.json").write_text(json.dumps(fields | {"rope_theta": config.rope_theta}))  # as the hub's files have it
+    assert fields.pop("rope_parameters")["rope_theta"] == config.rope.theta
+    (tmp_path / "config.json").write_text(json.dumps(fields | {"rope_theta": config.rope.theta}))  # as the hub's files have it
     assert hf.read_config(tmp_path) == config

@@ -7,6 +7,7 @@ from tiny import CONFIG
 
 from promedical_jax.errors import InputError
 from promedical_jax.model import hf
+from promedical_jax.model.rope import Rope
 
 # config.json of Qwen/Qwen3-0.6B on the hub.
 HUB = {
@@ -26,11 +27,11 @@ def read(folder: Path, fields: object):
 def test_a_config_of_the_hub_is_read(tmp_path: Path) -> None:
     config = read(tmp_path, HUB)
     assert (config.vocabulary, config.width, config.depth, config.kv_heads, config.query_heads) == (151936, 1024, 28, 8, 2)
-    assert (config.head, config.feed_forward, config.rope_theta, config.norm_eps, config.tied) == (128, 3072, 1e6, 1e-6, True)
-    assert read(tmp_path, HUB | {"rope_theta": 5e6}).rope_theta == 5e6
+    assert (config.head, config.feed_forward, config.rope.theta, config.norm_eps, config.tied) == (128, 3072, 1e6, 1e-6, True)
+    assert read(tmp_path, HUB | {"rope_theta": 5e6}).rope.theta == 5e6
 
 
-@pytest.mark.parametrize("config", [CONFIG, replace(CONFIG, tied=True, rope_theta=5e6, norm_eps=1e-5, query_heads=1)])
+@pytest.mark.parametrize("config", [CONFIG, replace(CONFIG, tied=True, rope=Rope(5e6), norm_eps=1e-5, query_heads=1)])
 def test_our_configs_survive_the_round_trip(config, tmp_path: Path) -> None:
     assert read(tmp_path, hf.hf_config(config)) == config
 
@@ -70,7 +71,7 @@ def test_a_missing_size_is_named(size: str, tmp_path: Path) -> None:
 
 
 def test_a_missing_rope_base_is_that_of_transformers(tmp_path: Path) -> None:
-    assert read(tmp_path, {name: value for name, value in HUB.items() if name != "rope_theta"}).rope_theta == 1e4
+    assert read(tmp_path, {name: value for name, value in HUB.items() if name != "rope_theta"}).rope.theta == 1e4
 
 
 def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from safetensors.flax import save_file
 from tiny import CONFIG, policy
 
 from promedical_jax.errors import InputError
-from promedical_jax.model import hf, qwen3
+from promedical_jax.model import hf, transformer
 
 TIED = replace(CONFIG, tied=True)
 
@@ -37,7 +37,7 @@ def test_save_and_load_are_bit_equal(config, tmp_path: Path) -> None:
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
     names = safetensors.numpy.load_file(folder / "model.safetensors")
     assert ("lm_head.weight" in names) is not config.tied
-    same(hf.load(folder, config).keys(), qwen3.axes(config).keys())
+    same(hf.load(folder, config).keys(), transformer.axes(config).keys())
 
 
 def test_a_sharded_checkpoint_of_half_precision_is_read(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from tiny import CONFIG, MESHES, close, policy, reward_batch, reward_params
 
 from promedical_jax.errors import InputError
-from promedical_jax.model import qwen3, sharding
+from promedical_jax.model import sharding, transformer
 from promedical_jax.reward import axes as reward_axes
 from promedical_jax.reward import score
 
@@ -22,9 +22,9 @@ def names(x) -> bool:
 
 @pytest.mark.parametrize("config", [CONFIG, replace(CONFIG, tied=True, depth=5)], ids=["untied", "tied"])
 def test_each_array_has_its_axes_named(config) -> None:
-    params = jax.eval_shape(partial(qwen3.init, config), jax.random.key(0))
+    params = jax.eval_shape(partial(transformer.init, config), jax.random.key(0))
     sizes = {"width": config.width, "kv_heads": config.kv_heads, "feed_forward": config.feed_forward, "vocabulary": config.vocabulary, "layers": config.depth}
-    named = jax.tree.leaves_with_path(qwen3.axes(config), is_leaf=names)
+    named = jax.tree.leaves_with_path(transformer.axes(config), is_leaf=names)
     assert len(named) == (13 if config.tied else 14)  # whatever the depth
     for (path, axes), (same_path, x) in zip(named, jax.tree.leaves_with_path(params), strict=True):
         assert path == same_path and len(axes) == x.ndim and x.dtype == np.float32
@@ -33,11 +33,11 @@ def test_each_array_has_its_axes_named(config) -> None:
 
 @pytest.fixture(scope="module")
 def fresh():
-    return jax.device_get(jax.jit(partial(qwen3.init, SMALL))(jax.random.key(0)))
+    return jax.device_get(jax.jit(partial(transformer.init, SMALL))(jax.random.key(0)))
 
 
 def test_the_start_matches_and_copies_in_a_head_of_every_second_group(fresh) -> None:
-    q, k, o, copy = (*(fresh["layers"][name] for name in "qko"), qwen3.COPY_GAIN * np.moveaxis(fresh["layers"]["v"], 1, 3))
+    q, k, o, copy = (*(fresh["layers"][name] for name in "qko"), transformer.COPY_GAIN * np.moveaxis(fresh["layers"]["v"], 1, 3))
     for group in range(SMALL.kv_heads):
         for head in range(SMALL.query_heads):
             matches = group % 2 == 0 and head == 0
@@ -57,9 +57,9 @@ def test_the_start_has_the_scale_of_its_fan_in(fresh) -> None:
 
 
 def test_unembedding_is_the_embedding_where_tied() -> None:
-    assert (qwen3.unembedding(policy(), "float32") == policy()["unembed"]).all()
+    assert (transformer.unembedding(policy()) == policy()["unembed"]).all()
     tied = policy(replace(CONFIG, tied=True))
-    assert (qwen3.unembedding(tied, "float32") == tied["embed"].T).all()
+    assert (transformer.unembedding(tied) == tied["embed"]).all()
 
 
 @pytest.mark.parametrize(("fsdp", "tp"), MESHES)
@@ -73,8 +73,8 @@ def test_a_mesh_changes_no_score_and_splits_every_matrix(fsdp: int, tp: int) -> 
         scores = jax.jit(score, static_argnums=1)(params, CONFIG, placed)
     assert jax.sharding.get_abstract_mesh().empty
     close(scores, alone, 1e-5)
-    parts = {axis: mesh.shape[name] for axis, name in sharding.TABLE.items()}
-    for (path, axes), x in zip(jax.tree.leaves_with_path(qwen3.axes(CONFIG), is_leaf=names), jax.tree.leaves(params["backbone"]), strict=True):
+    parts = {axis: sharding.parts(mesh, axis) for axis in sharding.TABLE}
+    for (path, axes), x in zip(jax.tree.leaves_with_path(transformer.axes(CONFIG), is_leaf=names), jax.tree.leaves(params["backbone"]), strict=True):
         held = tuple(size // parts.get(axis, 1) for axis, size in zip(axes, x.shape, strict=True))
         assert {shard.data.shape for shard in x.addressable_shards} == {held}, path
 
@@ -96,7 +96,7 @@ def test_impossible_meshes_are_refused() -> None:
         sharding.make_mesh(-1, 16)
     with pytest.raises(InputError, match="fsdp=0"):
         sharding.make_mesh(0, 8)
-    assert dict(sharding.make_mesh(-1, 2).shape) == {"fsdp": 4, "tp": 2}
+    assert dict(sharding.make_mesh(-1, 2).shape) == {"slice": 1, "fsdp": 4, "tp": 2}
     with pytest.raises(InputError, match="tp=8 does not divide the kv heads of 4"):
         sharding.check_divisible(sharding.make_mesh(1, 8), {"kv_heads": 4})
     with pytest.raises(InputError, match="fsdp=8 does not divide the batch of 12"):

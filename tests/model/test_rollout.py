@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny import CONFIG, MESHES, close, policy, ragged
 
-from promedical_jax.model import qwen3
+from promedical_jax.model import transformer
 from promedical_jax.model.layout import assemble, tree
 from promedical_jax.model.sharding import make_mesh, shardings
 from promedical_jax.rollout import Rollout, sample
@@ -101,8 +101,8 @@ def test_temperature_zero_is_greedy() -> None:
     @jax.jit
     def best(params):
         batch = assemble(layout, [PROMPTS[:, None], drawn.tokens[:, :1]], [LENGTHS[:, None], jnp.full((B, 1), R)])
-        hidden = qwen3.forward(params, CONFIG, batch, layout)
-        return jnp.argmax(hidden @ qwen3.unembedding(params, jnp.float32), -1)
+        hidden = transformer.forward(params, CONFIG, batch, layout)
+        return jnp.argmax(hidden @ transformer.unembedding(params, jnp.float32), -1)
 
     said = np.asarray(best(policy()))
     for b in range(B):
@@ -128,7 +128,7 @@ def test_tokens_come_as_often_as_their_probability_says() -> None:
 def test_a_mesh_changes_nothing(fsdp: int, tp: int) -> None:
     mesh = make_mesh(fsdp, tp)
     with jax.set_mesh(mesh):
-        params = jax.device_put(policy(), shardings(mesh, qwen3.axes(CONFIG)))
+        params = jax.device_put(policy(), shardings(mesh, transformer.axes(CONFIG)))
         placed = partial(jax.device_put, device=shardings(mesh, ("batch",)))
         key = jax.random.fold_in(jax.random.key(0), 0)
         drawn = sample(params, CONFIG, placed(PROMPTS), placed(LENGTHS), key, placed(CASES), answers=G, answer_tokens=R, stop=stop_token())

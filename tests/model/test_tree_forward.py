@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from tiny import CONFIG, close, policy, ragged, reward_batch, reward_params
 
-from promedical_jax.model import qwen3
+from promedical_jax.model import transformer
 from promedical_jax.model.layout import assemble, tree
 from promedical_jax.reward import jit_score
 
@@ -47,7 +47,7 @@ def run(params, tokens, lengths, layout, weight):
     """Hidden states, and the gradient of their sum weighted by `weight` [rows, T, D]."""
 
     def weighted(params):
-        hidden = qwen3.forward(params, CONFIG, assemble(layout, tokens, lengths), layout)
+        hidden = transformer.forward(params, CONFIG, assemble(layout, tokens, lengths), layout)
         return jnp.sum(hidden * weight), hidden
 
     return jax.grad(weighted, has_aux=True)(params)

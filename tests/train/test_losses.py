@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import CONFIG, close, policy, ragged, reward_batch, reward_params
 
-from promedical_jax.model import qwen3
+from promedical_jax.model import transformer
 from promedical_jax.model.layout import assemble, tree
 from promedical_jax.train import grpo, rm, sft
 from promedical_jax.train.policy import AnswerBatch, answer_log_probs, masked_mean
@@ -70,7 +70,7 @@ def test_answer_log_probs_are_next_token_log_probs_of_flat_rows() -> None:
 
     @jax.jit
     def every(params):
-        return jax.nn.log_softmax(qwen3.forward(params, CONFIG, assemble(layout, [flat], [ends]), layout) @ qwen3.unembedding(params, jnp.float32) / 0.7)
+        return jax.nn.log_softmax(transformer.forward(params, CONFIG, assemble(layout, [flat], [ends]), layout) @ transformer.unembedding(params).T / 0.7)
 
     whole = np.asarray(every(policy()), np.float64)
     for b in range(B):

@@ -17,8 +17,8 @@ from tiny import CONFIG, policy
 
 from promedical_jax.config import Optimizer
 from promedical_jax.errors import InputError
-from promedical_jax.model.qwen3 import axes
 from promedical_jax.model.sharding import make_mesh
+from promedical_jax.model.transformer import axes
 from promedical_jax.train.checkpoint import Checkpoints
 from promedical_jax.train.metrics import Lines, Metrics
 from promedical_jax.train.optimizer import make_optimizer, start, update

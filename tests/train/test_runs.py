@@ -17,7 +17,7 @@ from tiny import CONFIG, MESHES, close, policy, reward_params
 from promedical_jax.clinic import build_tokenizer, make_cases, truth
 from promedical_jax.config import GrpoConfig, Mesh, Optimizer, RmConfig, SftConfig, Stage
 from promedical_jax.errors import InputError
-from promedical_jax.model import hf, qwen3
+from promedical_jax.model import hf, transformer
 from promedical_jax.model.sharding import make_mesh, shardings, spec
 from promedical_jax.reward import UNCALIBRATED, RewardModel, save_reward_model
 from promedical_jax.reward import axes as reward_axes
@@ -122,10 +122,10 @@ def test_gradients_lie_beside_their_parameters() -> None:
 
     mesh = make_mesh(4, 2)
     with jax.set_mesh(mesh):
-        params = jax.device_put(policy(), shardings(mesh, qwen3.axes(CONFIG)))
+        params = jax.device_put(policy(), shardings(mesh, transformer.axes(CONFIG)))
         rows = AnswerBatch(np.zeros((8, 4), np.int32), np.full(8, 4), np.zeros((8, 2, 3), np.int32), np.full((8, 2), 3))
         jax.eval_shape(gradients, params, jax.device_put(rows, shardings(mesh, ("batch",))))
-    wanted = jax.tree.map(lambda axes: spec(*axes), qwen3.axes(CONFIG), is_leaf=lambda x: isinstance(x, tuple))
+    wanted = jax.tree.map(lambda axes: spec(*axes), transformer.axes(CONFIG), is_leaf=lambda x: isinstance(x, tuple))
     pad = lambda s, n: (*s, *(None,) * (n - len(s)))  # noqa: E731
     for (path, x), g, w in zip(jax.tree.leaves_with_path(policy()), jax.tree.leaves(placed[0]), jax.tree.leaves(wanted), strict=True):
         assert pad(g, x.ndim) == pad(w, x.ndim), jax.tree_util.keystr(path)
