@@ -19,11 +19,14 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 train = App(name="train", help="Train a stage; each key of its YAML recipe is also a flag.", sort_key=2)
-data = App(name="data", help="Make files of cases.", sort_key=4)
+data = App(name="data", help="Make files of cases.", sort_key=5)
 
 app.command(f"{COMMANDS}:quickstart", name="quickstart", help="Run the whole path on the simulated clinic, on any machine, and write a report.", sort_key=1)
 app.command(train)
 app.command(f"{COMMANDS}:bench", name="bench", help="Judge a trained policy or reward model on cases.", sort_key=3)
+app.command(f"{COMMANDS}:plan", name="plan", help="Say what a stage would cost on chips that are not here: memory, time, traffic.", sort_key=4)
+app.command(f"{COMMANDS}:export", name="export", help="Write a checkpoint as a model folder that transformers reads, also while the run goes on.", sort_key=6)
+app.command(f"{COMMANDS}:import_model", name="import", help="Make a checkpoint of a model folder, or of a model on the hub.", sort_key=7)
 app.command(data)
 train.command(f"{COMMANDS}:sft", name="sft", help="Supervised start: imitate the answers of the cases.", sort_key=1)
 train.command(f"{COMMANDS}:rm", name="rm", help="Reward model: learn the verdict on each criterion.", sort_key=2)

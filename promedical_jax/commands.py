@@ -1,5 +1,6 @@
 """What the commands do. `cli` imports this file when a command is run or asked for its help; jax, datasets and transformers wait for the work itself."""
 
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -24,6 +25,8 @@ Recipe = Annotated[Path | None, Parameter(help="YAML recipe; the keys below are 
 PrintConfig = Annotated[bool, Parameter(negative=(), show_default=False, help="print the whole recipe as YAML, and do nothing else")]
 DryRun = Annotated[bool, Parameter(negative=(), show_default=False, help="check the recipe and the files it names, say what would be done, and write nothing")]
 Force = Annotated[bool, Parameter(negative=(), show_default=False, help="replace what exists")]
+Dtype = Literal["float32", "bfloat16"]
+Remat = Literal["none", "full", "attention", "offload"]
 Count = Annotated[int, Parameter(validator=Number(gte=1))]
 Seed = Annotated[int, Parameter(validator=Number(gte=0))]
 
@@ -73,7 +76,10 @@ def _flag(key: Key) -> Any:
 
 
 def _show_model(config: Stage, result: Any) -> None:
-    print(f"the trained model is in {config.out / 'model'}")
+    from promedical_jax.cluster import chief
+
+    if chief():
+        print(f"the trained model is in {config.out / 'model'}")
 
 
 def _show_accuracy(config: RmConfig, held_out: Path | None) -> None:
@@ -114,10 +120,11 @@ def _preview_bench(config: BenchConfig) -> dict[str, str]:
     from promedical_jax.data.load import encode_file, load_tokenizer
     from promedical_jax.model import hf
 
-    model = hf.read_config(config.model)
-    cases = encode_file(config.cases, load_tokenizer(config.model, model.vocabulary))
-    judge = {"judge": f"{config.judge}: Qwen3 of width {hf.read_config(config.judge).width}"} if config.judge else {}
-    return {"model": f"{config.model}: Qwen3, {model.depth} layers of width {model.width}", "cases": f"{config.cases}: {len(cases):,} cases"} | judge
+    folder = hf.resolve(config.model, weights=False)
+    model = hf.read_config(folder)
+    cases = encode_file(config.cases, load_tokenizer(folder, model.vocabulary))
+    judge = {"judge": f"{config.judge}: width {hf.read_config(hf.resolve(config.judge, weights=False)).width}"} if config.judge else {}
+    return {"model": f"{config.model}: {model.depth} layers of width {model.width}", "cases": f"{config.cases}: {len(cases):,} cases"} | judge
 
 
 def _preview_stage(config: Stage) -> dict[str, str]:
@@ -133,12 +140,14 @@ def _preview_stage(config: Stage) -> dict[str, str]:
     for name in ("model", "reward_model"):
         folder = getattr(config, name, None)
         if folder is not None:
+            given, folder = folder, hf.resolve(folder, weights=False)
             model = hf.read_config(folder)
-            tokenizers[name] = load_tokenizer((config.tokenizer if name == "model" else None) or folder, model.vocabulary)
+            tokenizer = hf.resolve(config.tokenizer, weights=False) if config.tokenizer and name == "model" else folder
+            tokenizers[name] = load_tokenizer(tokenizer, model.vocabulary)
             if name == "reward_model" and not (folder / "heads.safetensors").is_file():
                 raise InputError(f"{folder} holds no reward model; give the folder that `promedical train rm` wrote")
-            weights = "its weights" if any(folder.glob("*.safetensors")) else "random weights"
-            lines[name] = f"{folder}: Qwen3, {model.depth} layers of width {model.width}, {model.vocabulary:,} tokens, {weights}"
+            weights = "its weights" if hf.has_weights(folder) or given != folder else "random weights"
+            lines[name] = f"{given}: {model.depth} layers of width {model.width}, {model.vocabulary:,} tokens, {weights}"
     for name in ("cases", "held_out"):
         path = getattr(config, name, None)
         if path is not None:
@@ -153,6 +162,81 @@ def _preview_stage(config: Stage) -> dict[str, str]:
             if name == "cases":
                 lines["steps"] = f"{config.steps:,} of {config.batch} cases, {config.steps * config.batch / len(cases):.2g} x the data"
     return lines | {"out": f"{config.out}: {'would go on from its last checkpoint' if recipe.exists() else 'a new run'}"}
+
+
+# What it will cost
+
+
+def plan(
+    *,
+    model: Annotated[str, Parameter(help="hub id of a known model (no download), or a folder with config.json")],
+    stage: Annotated[Literal["sft", "rm", "score", "grpo", "rollout"], Parameter(help="grpo is the update; rollout samples its answers")],
+    topology: Annotated[str, Parameter(help="chip:shape, such as v5e:4x4, v5p:2x2x2, v6e:2x4, tpu7x:2x2x1, or cpu:8")],
+    prompt: Annotated[Count, Parameter(help="P, tokens of an instruction")] = 1024,
+    answers: Annotated[Count, Parameter(help="G, answers of an instruction")] = 8,
+    answer: Annotated[Count, Parameter(help="R, tokens of an answer")] = 1024,
+    criteria: Annotated[Count, Parameter(help="K, criteria of an answer (rm and score)")] = 8,
+    criterion: Annotated[Count, Parameter(help="C, tokens of a criterion (rm and score)")] = 48,
+    batch: Annotated[Count | None, Parameter(help="cases a step, over all devices; left out: one for each part of the mesh that splits the batch")] = None,
+    lora: Annotated[int, Parameter(validator=Number(gte=0), help="rank of adapters beside frozen weights; 0 trains all parameters")] = 0,
+    remat: Annotated[Remat, Parameter(help="what the backward pass keeps of a layer")] = "full",
+    weights: Annotated[Literal["float32", "bfloat16"], Parameter(help="what trained parameters are kept in")] = "float32",
+    dtype: Annotated[Literal["float32", "bfloat16"], Parameter(help="what matrix products compute in")] = "bfloat16",
+    tp: Annotated[Count, Parameter(help="devices that share heads, feed-forward and vocabulary")] = 1,
+    slices: Annotated[Count, Parameter(name="--slice", help="groups of devices with a slow network between them")] = 1,
+    json: Annotated[bool, Parameter(negative=(), show_default=False, help="print the plan as JSON")] = False,
+) -> None:
+    """Compile a stage for a topology, without having it, and print memory, time and traffic, and whether it fits."""
+    from promedical_jax.plan.compile import Request, plan_stage
+    from promedical_jax.plan.programs import Choices, Shapes
+    from promedical_jax.plan.report import show
+
+    shapes = Shapes(batch or 0, prompt, answers, answer, criteria, criterion)
+    done = plan_stage(Request(model, stage, topology, shapes, Choices(lora, remat, weights, dtype), tp, slices))
+    if json:
+        print(done.model_dump_json(indent=2))
+    else:
+        show(done, Console())
+
+
+# Models
+
+
+def export(
+    checkpoint: Annotated[Path, Parameter(help="a run's folder, or one that `promedical import` made")],
+    /,
+    *,
+    out: Annotated[Path, Parameter(help="model folder to write: safetensors, config, tokenizer, card")],
+    step: Annotated[int | None, Parameter(validator=Number(gte=0), help="which checkpoint; left out: the newest complete one")] = None,
+    dtype: Annotated[Dtype | None, Parameter(help="of the weights; left out: as they are")] = None,
+    shard_gib: Annotated[float, Parameter(validator=Number(gt=0), help="GiB of a file of weights at most")] = 4,
+    force: Force = False,
+) -> None:
+    """Write a checkpoint as a model folder that transformers reads. The run may go on meanwhile: nothing of it is touched, and no accelerator is used."""
+    _stay_on_the_host()
+    from promedical_jax.train.export import export_checkpoint
+
+    print(*export_checkpoint(checkpoint, out, step, dtype, shard_gib, force), sep="\n")
+
+
+def import_model(
+    source: Annotated[str, Parameter(name="MODEL", help="a model folder with safetensors, or a name on the hub such as Qwen/Qwen3-0.6B")],
+    /,
+    *,
+    out: Annotated[Path, Parameter(help="checkpoint folder to write")],
+    dtype: Annotated[Dtype | None, Parameter(help="of the weights; left out: the one that holds those of the files exactly")] = None,
+    force: Force = False,
+) -> None:
+    """Make a checkpoint of a model folder or of a model on the hub. `promedical export` makes the same tensors of it again."""
+    _stay_on_the_host()
+    from promedical_jax.train.export import import_model
+
+    print(*import_model(source, out, dtype, force), sep="\n")
+
+
+def _stay_on_the_host() -> None:
+    """Only moves arrays, and a run may hold this machine's accelerators: JAX looks at the CPU alone, unless it is told otherwise. Before jax is imported."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 
 # Cases

@@ -50,6 +50,17 @@ class Shapes(Settings):
 REMAT = "full: the backward pass computes each layer again from its input; attention: but not attention; offload: both kept on the host; none: keeps all"
 
 
+class Lora(Settings):
+    """Low-rank adapters beside frozen weights (arXiv 2106.09685)."""
+
+    rank: Annotated[int, Field(ge=0)] = Field(0, description="rank of the adapters; 0 trains all parameters")
+    alpha: Annotated[float, Field(gt=0)] = Field(32.0, description="what adapters add is multiplied by alpha / rank")
+    targets: tuple[Literal["q", "k", "v", "o", "gate", "up", "down"], ...] = Field(
+        ("q", "k", "v", "o", "gate", "up", "down"), min_length=1, description="the matrices that are adapted"
+    )
+    start: Path | None = Field(None, description="folder of a PEFT adapter to start from, of this rank, alpha and targets")
+
+
 class Stage(Settings):
     """What every training stage needs."""
 
@@ -60,9 +71,11 @@ class Stage(Settings):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     steps: Positive = 100
     batch: Positive = Field(8, description="cases a step, over all devices")
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="what matrix products compute in; parameters stay float32")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="what matrix products compute in; norms, RoPE, softmax and losses stay float32")
+    weights: Literal["float32", "bfloat16"] = Field("float32", description="what trained parameters are kept in; bfloat16 with float32 masters")
     remat: Literal["none", "full", "attention", "offload"] = Field("full", description=REMAT)
     mesh: Mesh = Mesh()
+    lora: Lora = Lora()
     optimizer: Optimizer = Optimizer()
     shapes: Shapes = Shapes()
     log_every: Positive = 10

@@ -15,6 +15,7 @@ from promedical_jax.bench.reward_model import evaluate
 from promedical_jax.bench.tables import print_accuracy, print_report
 from promedical_jax.clinic import truth
 from promedical_jax.clinic.folder import HELD_OUT, MODEL, TRAIN, write_clinic
+from promedical_jax.cluster import join
 from promedical_jax.config import GrpoConfig, Optimizer, QuickstartConfig, RmConfig, SftConfig, Shapes
 from promedical_jax.data.encode import measure
 from promedical_jax.data.load import encode_file, load_tokenizer
@@ -53,6 +54,9 @@ def run(config: QuickstartConfig) -> Report:
     Raises InputError if another recipe's run is there: nothing is overwritten.
     """
     began = time.monotonic()
+    join()
+    if jax.process_count() > 1:
+        raise InputError("quickstart runs in one process; start it on one host, or the stages one by one on all")
     console = Console(stderr=True)
     resumed = _claim(config)
     if (config.out / "report.json").exists():
@@ -108,13 +112,14 @@ def _report(config: QuickstartConfig, start: SftConfig, judge: RmConfig, align: 
 
         def answered(folder: Path) -> list[Answered]:
             console.print(f"report: the model in {folder} answers {len(cases)} cases, {align.answers} times each", soft_wrap=True)
-            params = jax.device_put(hf.load(folder, model), where)
+            params = hf.load(folder, model, where)
+            assert params is not None, "the stages wrote it"
             return answer_cases(params, model, tokenizer, cases, sizes, truth, answers=align.answers, answer_tokens=align.answer_tokens, batch=align.batch)
 
         base, aligned = answered(start.out / "model"), answered(align.out / "model")
         console.print("report: the reward model judges the cases' own answers")
-        accuracy = evaluate(load_reward_model(judge.out / "model"), cases, sizes, judge.batch)
-        parameters = sum(x.size for x in jax.tree.leaves(jax.eval_shape(lambda: transformer.init(model, jax.random.key(0)))))
+        accuracy = evaluate(load_reward_model(judge.out / "model", jax.sharding.get_mesh()), cases, sizes, judge.batch)
+        parameters = sum(x.size for x in jax.tree.leaves(transformer.shapes(model)))
     notes = ("The run was interrupted and went on; the wall time is that of its last part.",) if resumed else ()
     return Report(
         seed=config.seed,

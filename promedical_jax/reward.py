@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,8 @@ from promedical_jax.errors import InputError
 from promedical_jax.model import hf, transformer
 from promedical_jax.model.heads import HEADS_AXES, head_scores
 from promedical_jax.model.layout import Layout, assemble, last_valid, nodes_of, tree
-from promedical_jax.model.sharding import reshape
-from promedical_jax.model.transformer import FLOAT32, Compute, ModelConfig, Params
+from promedical_jax.model.sharding import reshape, shardings
+from promedical_jax.model.transformer import FLOAT32, Compute, Dtype, ModelConfig, Params
 from promedical_jax.rubric import Tier
 
 TIERS = tuple(Tier)  # the order of the heads
@@ -127,15 +127,16 @@ class RewardModel:
     calibration: Calibration
 
 
-def save_reward_model(folder: Path, model: RewardModel, tokenizer: Any) -> None:
-    """A folder with the backbone as HF weights, heads.safetensors, calibration.json and the tokenizer; whole or not at all."""
+def reward_files(heads: dict[str, jax.Array], calibration: Calibration | None) -> dict[str, bytes]:
+    """What a reward model's folder holds beside its backbone: heads.safetensors, and calibration.json where it is calibrated."""
     from safetensors.numpy import save
 
-    heads = {name: np.ascontiguousarray(array) for name, array in jax.device_get(model.params["heads"]).items()}
-    fitted = zip(TIERS, model.calibration.scale, model.calibration.shift, strict=True)
-    calibration = {tier.value: {"scale": float(scale), "shift": float(shift)} for tier, scale, shift in fitted}
-    extra = {"heads.safetensors": save(heads), "calibration.json": json.dumps(calibration, indent=2).encode()}
-    hf.save(folder, model.params["backbone"], model.config, tokenizer, extra)
+    files = {"heads.safetensors": save({name: np.ascontiguousarray(to_host(array)) for name, array in heads.items()})}
+    if calibration:
+        fitted = zip(TIERS, calibration.scale, calibration.shift, strict=True)
+        values = {tier.value: {"scale": float(scale), "shift": float(shift)} for tier, scale, shift in fitted}
+        files["calibration.json"] = json.dumps(values, indent=2).encode()
+    return files
 
 
 def is_reward_model(folder: Path) -> bool:
@@ -143,16 +144,21 @@ def is_reward_model(folder: Path) -> bool:
     return (folder / "heads.safetensors").is_file() and (folder / "calibration.json").is_file()
 
 
-def load_reward_model(folder: Path) -> RewardModel:
-    """The reverse of `save_reward_model`, as host arrays. Raises InputError for a folder that holds no reward model."""
+def check_reward_model(folder: Path) -> None:
+    """Raises InputError for a folder that holds no reward model."""
+    if not is_reward_model(folder) or not hf.has_weights(folder):
+        needs = "weights, heads.safetensors and calibration.json"
+        raise InputError(f"{folder}: not a reward model (it needs {needs}); give the folder that `promedical train rm` wrote")
+
+
+def load_reward_model(folder: Path, mesh: jax.sharding.Mesh, dtype: Dtype = "float32") -> RewardModel:
+    """A reward model from its folder, its backbone in `dtype`, on the mesh. Raises InputError for a folder that holds no reward model."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
+    check_reward_model(folder)
     config = hf.read_config(folder)
-    backbone = hf.load(folder, config)
-    if backbone is None or not is_reward_model(folder):
-        needs = "weights, heads.safetensors and calibration.json"
-        raise InputError(f"{folder}: not a reward model (it needs {needs}); give the folder that `promedical train rm` wrote")
+    backbone = hf.load(folder, config, shardings(mesh, transformer.axes(config)), dtype)
     try:
         heads = load((folder / "heads.safetensors").read_bytes())
         fitted = json.loads((folder / "calibration.json").read_text())
@@ -162,7 +168,8 @@ def load_reward_model(folder: Path) -> RewardModel:
     shapes, wanted = {name: x.shape for name, x in heads.items()}, {"weight": (len(TIERS), config.width), "bias": (len(TIERS),)}
     if shapes != wanted:
         raise InputError(f"{folder / 'heads.safetensors'}: has tensors {shapes}; config.json asks for {wanted}")
-    return RewardModel({"backbone": backbone, "heads": dict(heads)}, config, calibration)
+    placed = jax.device_put(heads, shardings(mesh, HEADS_AXES))
+    return RewardModel({"backbone": backbone, "heads": placed}, config, calibration)
 
 
 def score_cases(params: Params, config: ModelConfig, cases: Sequence[Encoded], sizes: Sizes, batch: int,

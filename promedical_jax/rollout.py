@@ -35,6 +35,7 @@ def sample(params: Params, config: ModelConfig, prompts: jax.Array, lengths: jax
     """
     prompts, lengths = pin(prompts, "batch", None), pin(lengths, "batch")
     b, p = prompts.shape
+    params = transformer.settled(params, jnp.dtype(compute.dtype))
     layout = tree(p)
     batch = assemble(layout, [prompts[:, None]], [lengths[:, None]])
     hidden, prefix = transformer.forward(params, config, batch, layout, compute, cache=True)

@@ -1,5 +1,7 @@
 """`promedical bench`: one trained model on cases it has not seen."""
 
+from pathlib import Path
+
 import jax
 from rich.console import Console
 
@@ -9,6 +11,7 @@ from promedical_jax.bench.report import PolicyFigures, RewardModelFigures
 from promedical_jax.bench.reward_model import evaluate
 from promedical_jax.bench.tables import print_accuracy, print_policy
 from promedical_jax.clinic import truth
+from promedical_jax.cluster import chief, join
 from promedical_jax.config import BenchConfig
 from promedical_jax.data.encode import measure
 from promedical_jax.data.load import answers_only, encode_file, load_tokenizer
@@ -21,44 +24,47 @@ from promedical_jax.reward import is_reward_model, load_reward_model
 
 def run(config: BenchConfig) -> PolicyFigures | RewardModelFigures:
     """Prints the figures of a policy or a reward model, whichever the folder holds, and writes them to `out` where it is given."""
+    join()
+    console = Console(quiet=not chief())
     result: PolicyFigures | RewardModelFigures
     with jax.set_mesh(make_mesh(config.mesh.fsdp, config.mesh.tp, config.mesh.slice)):
-        if is_reward_model(config.model):
-            result = _reward_model(config)
-            print_accuracy(result, Console())
+        folder = hf.resolve(config.model)
+        if is_reward_model(folder):
+            result = _reward_model(config, folder)
+            print_accuracy(result, console)
         else:
-            result = _policy(config)
-            print_policy(result, Console())
-    if config.out:
+            result = _policy(config, folder)
+            print_policy(result, console)
+    if config.out and chief():
         with replacing(config.out) as file:
             file.write_text(result.model_dump_json(indent=2) + "\n")
     return result
 
 
-def _reward_model(config: BenchConfig) -> RewardModelFigures:
+def _reward_model(config: BenchConfig, folder: Path) -> RewardModelFigures:
     if config.judge:
         raise InputError(f"--judge: {config.model} is a reward model, and raters' verdicts judge it; leave --judge out")
-    model = load_reward_model(config.model)
-    cases = answers_only(encode_file(config.cases, load_tokenizer(config.model, model.config.vocabulary)), config.cases, judged=True)
+    model = load_reward_model(folder, jax.sharding.get_mesh(), config.dtype)
+    cases = answers_only(encode_file(config.cases, load_tokenizer(folder, model.config.vocabulary)), config.cases, judged=True)
     return evaluate(model, cases, measure(cases, config.shapes, str(config.cases)), config.batch, Compute(config.dtype))
 
 
-def _policy(config: BenchConfig) -> PolicyFigures:
-    model = hf.read_config(config.model)
-    tokenizer = load_tokenizer(config.model, model.vocabulary)
+def _policy(config: BenchConfig, folder: Path) -> PolicyFigures:
+    model = hf.read_config(folder)
+    tokenizer = load_tokenizer(folder, model.vocabulary)
     cases = encode_file(config.cases, tokenizer)
     compute = Compute(config.dtype)
     if config.judge:
-        judge_model = load_reward_model(config.judge)
-        judge = reward_model_judge(judge_model, load_tokenizer(config.judge, judge_model.config.vocabulary), config.batch, compute)
+        judge_folder = hf.resolve(config.judge)
+        judge_model = load_reward_model(judge_folder, jax.sharding.get_mesh(), config.dtype)
+        judge = reward_model_judge(judge_model, load_tokenizer(judge_folder, judge_model.config.vocabulary), config.batch, compute)
     elif all("clinic" in case.case.provenance for case in cases):
         judge = truth
     else:
         raise InputError(f"{config.cases}: these are not the clinic's cases, whose truth is known; name a reward model with --judge")
-    weights = hf.load(config.model, model)
+    weights = hf.load(folder, model, shardings(jax.sharding.get_mesh(), transformer.axes(model)), config.dtype)
     if weights is None:
         raise InputError(f"{config.model}: no weights; give the folder of a trained model")
-    params = jax.device_put(weights, shardings(jax.sharding.get_mesh(), transformer.axes(model)))
-    answered = answer_cases(params, model, tokenizer, cases, measure(cases, config.shapes, str(config.cases)), judge, answers=config.answers,
+    answered = answer_cases(weights, model, tokenizer, cases, measure(cases, config.shapes, str(config.cases)), judge, answers=config.answers,
                             answer_tokens=config.answer_tokens, batch=config.batch, seed=config.seed, temperature=config.temperature, compute=compute)
     return figures(answered)

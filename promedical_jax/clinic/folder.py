@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from promedical_jax.clinic.cases import make_cases
 from promedical_jax.clinic.tokenizer import build_tokenizer

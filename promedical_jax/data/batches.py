@@ -1,10 +1,12 @@
-"""Grain pipelines: encoded cases to batches, sharded by process, a function of (seed, position) alone, and checkpointable.
+"""Grain pipelines: encoded cases to batches, a function of (seed, position) alone, and checkpointable.
 
-The iterator's state is the index into its process's share, so a run may resume on another number of devices, but not of processes.
+Every process makes the whole batch, and `to_devices` takes from it the rows that its devices hold: a process needs not know which these are (with tensors split
+across processes several hold the same), and a run may resume on another number of processes. Padding a case costs tens of microseconds.
 """
 
-from collections.abc import Sequence
-from typing import Any
+import json
+from collections.abc import Awaitable, Sequence
+from typing import Any, Self
 
 import grain
 import jax
@@ -16,22 +18,68 @@ from promedical_jax.data.encode import Encoded, Sizes, to_arrays
 from promedical_jax.errors import InputError
 from promedical_jax.model.sharding import spec
 
+POSITION = "position.json"
 
-def training_batches(encoded: Sequence[Encoded], sizes: Sizes, batch: int, seed: int, where: str) -> grain.DatasetIterator:
-    """Endless batches of `batch` cases over all processes, reshuffled each epoch; this process gets its share. Raises InputError if there are fewer cases.
+
+class Batches:
+    """Endless batches of `batch` cases, reshuffled each epoch. The state is how many batches were taken: the same in every process, whatever their number.
 
     A batch holds the arrays of `to_arrays`, stacked, and `index`: which of `encoded` each row is.
     """
-    processes = jax.process_count()
+
+    def __init__(self, encoded: Sequence[Encoded], sizes: Sizes, batch: int, seed: int):
+        self._cases = grain.MapDataset.source(range(len(encoded))).seed(seed).shuffle().repeat()
+        self._row = lambda i: to_arrays(encoded[i], sizes) | {"index": np.int32(i)}
+        self._batch = batch
+        self._start(0)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        batch = next(self._ready)
+        self._taken += 1
+        return batch
+
+    def get_state(self) -> dict[str, int]:
+        return {"batches": self._taken}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        self._ready.close()
+        self._start(state["batches"])
+
+    def _start(self, taken: int) -> None:
+        self._taken = taken
+        rows = self._cases[self._taken * self._batch :].map(self._row)
+        # One reading thread: the cases are in memory, and more would take the cores from XLA.
+        self._ready = iter(rows.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)).batch(self._batch, drop_remainder=True))
+
+    # How Orbax saves and loads an object in a checkpoint: each call prepares, and what it returns is awaited in the background.
+
+    async def save(self, directory: Any) -> Awaitable[None]:
+        position = json.dumps(self.get_state())
+
+        async def write() -> None:
+            folder = await directory.await_creation()
+            if jax.process_index() == 0:
+                (folder / POSITION).write_text(position)
+
+        return write()
+
+    async def load(self, directory: Any) -> Awaitable[None]:
+        async def read() -> None:
+            if not (directory / POSITION).exists():
+                raise ValueError(f"its data has no {POSITION}")
+            self.set_state(json.loads((directory / POSITION).read_text()))
+
+        return read()
+
+
+def training_batches(encoded: Sequence[Encoded], sizes: Sizes, batch: int, seed: int, where: str) -> Batches:
+    """The training cases as batches. Raises InputError if there are fewer cases than a batch holds."""
     if len(encoded) < batch:
         raise InputError(f"{where}: {len(encoded)} cases are fewer than a batch of {batch}; lower batch or add cases")
-    if batch % processes:
-        raise InputError(f"batch={batch} does not divide among {processes} processes; choose a multiple of {processes}")
-    cases = grain.MapDataset.source(range(len(encoded))).seed(seed).shuffle().repeat()
-    mine = cases[jax.process_index() :: processes].map(lambda i: to_arrays(encoded[i], sizes) | {"index": np.int32(i)})
-    # One reading thread: the cases are in memory, and more would take the cores from XLA.
-    ready = mine.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)).batch(batch // processes, drop_remainder=True)
-    return iter(ready)
+    return Batches(encoded, sizes, batch, seed)
 
 
 def evaluation_batches(encoded: Sequence[Encoded], sizes: Sizes, batch: int):
@@ -44,9 +92,9 @@ def evaluation_batches(encoded: Sequence[Encoded], sizes: Sizes, batch: int):
 
 
 def to_devices(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    """This process's share of a batch as global arrays, split along the batch over the mesh's fsdp axis."""
+    """A batch, the same in every process, as global arrays split along the batch over the mesh's slices and fsdp axis. Nothing is sent between processes."""
     placed = NamedSharding(jax.sharding.get_mesh(), spec("batch"))
-    return {name: jax.make_array_from_process_local_data(placed, array) for name, array in arrays.items()}
+    return {name: jax.make_array_from_callback(array.shape, placed, array.__getitem__) for name, array in arrays.items()}
 
 
 def to_host(array: Any) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from promedical_jax.cluster import chief
 from promedical_jax.data.encode import Encoded, encode
 from promedical_jax.errors import InputError
 from promedical_jax.rubric import read_cases
@@ -35,5 +36,5 @@ def answers_only(cases: Sequence[Encoded], path: Path, judged: bool = False) -> 
     if not kept:
         raise InputError(f"{path}: none of the {len(cases)} cases has {what}; this stage learns from them")
     if len(kept) < len(cases):
-        Console(stderr=True).print(f"{path}: {len(cases) - len(kept)} of {len(cases)} cases have no {what} and are left out", soft_wrap=True)
+        Console(stderr=True, quiet=not chief()).print(f"{path}: {len(cases) - len(kept)} of {len(cases)} cases have no {what} and are left out", soft_wrap=True)
     return kept

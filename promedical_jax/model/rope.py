@@ -49,7 +49,8 @@ def frequencies(rope: Rope, head: int) -> tuple[np.ndarray, float]:
     """Radians a position of each pair of a head's dimensions, float32 [H / 2], and the factor on sin and cos."""
     one = np.float32(1)
     exponents = np.arange(0, head, 2, dtype=np.float32) / np.float32(head)
-    periods = np.power(rope.theta, exponents.astype(np.float64)).astype(np.float32)  # rounded once, as torch does to within a bit in a few
+    # Rounded to the nearest. Torch rounds about one power in a hundred to its neighbour, and which ones depends on the processor's vector instructions.
+    periods = np.power(rope.theta, exponents.astype(np.float64)).astype(np.float32)
     match rope.scaling:
         case None:
             return one / periods, 1.0

@@ -24,6 +24,7 @@ from promedical_jax.model.sharding import gather, out, pin
 Params = dict[str, Any]
 Cache = tuple[jax.Array, jax.Array]  # keys and values
 Remat = Literal["none", "full", "attention", "offload"]
+Dtype = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Compute:
     "attention" also what attention gives, "offload" both, in the host's memory.
     """
 
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Dtype = "float32"
     remat: Remat = "full"
 
 
@@ -200,6 +201,13 @@ def ready(weights: Params, dtype: jnp.dtype) -> Params:
     """One layer's weights, cast and then gathered along fsdp once: on TPU XLA would else turn each product into a windowed einsum, 1.6 times slower."""
     axes = LAYER_AXES | ADAPTER_AXES
     return {name: w if name in NORMS else gather(w.astype(dtype), axes[name][1:]) for name, w in weights.items()}
+
+
+def settled(params: Params, dtype: jnp.dtype) -> Params:
+    """All weights cast and gathered along fsdp, still split along tp: for a sampler, which reads all of them for every token."""
+    layers = {name: w if name in NORMS else gather(w.astype(dtype), (LAYER_AXES | ADAPTER_AXES)[name]) for name, w in stack_of(params).items()}
+    whole = {name: gather(params[name].astype(dtype), EMBED_AXES) for name in ("embed", "unembed") if name in params}
+    return {"layers": layers, "norm": params["norm"]} | whole
 
 
 def linear(w: Params, name: str, x: jax.Array, c: ModelConfig) -> jax.Array:

@@ -1,13 +1,17 @@
 """Checkpoints of a run: training state and data position in one atomic Orbax checkpoint. The only file that knows Orbax."""
 
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import jax
 import orbax.checkpoint.experimental.v1 as ocp
+from jax.sharding import SingleDeviceSharding
 
 from promedical_jax.errors import InputError
+
+ATTEMPTS = 5  # at reading a checkpoint that may be removed meanwhile
 
 
 class Checkpoints:
@@ -40,3 +44,63 @@ class Checkpoints:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(f"{self.folder}: checkpoint {step} does not fit this recipe ({reason}); choose another --out") from error
         return restored["state"], step
+
+
+# Reading alone, also while a run writes
+
+
+def steps(folder: Path) -> list[int]:
+    """The complete checkpoints in a folder, oldest first: Orbax gives a checkpoint its number when it is whole."""
+    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal() and path.is_dir())
+
+
+def read_parameters(folder: Path, step: int | None = None, masters: bool = False) -> tuple[Any, int]:
+    """The parameters of the newest checkpoint, or of `step`, without the optimizer's state, on this process's first device; and its step.
+
+    `masters`: the float32 ones, where there are some. Takes no lock, writes and removes nothing; a checkpoint that the run removed meanwhile is given up
+    for a newer one. Raises InputError where there is none, or where it cannot be read.
+    """
+    for _ in range(ATTEMPTS):
+        present = steps(folder)
+        if not present:
+            raise InputError(f"{folder}: holds no complete checkpoint yet; wait for the run's first, or give another folder")
+        if step is not None and step not in present:
+            raise InputError(f"{folder}: holds no checkpoint of step {step}; complete ones are {', '.join(map(str, present))}")
+        chosen = present[-1] if step is None else step
+        path = folder.absolute() / str(chosen)
+        files = _files(path)
+        try:
+            params = _read(path, masters)
+        except Exception as error:  # Orbax and TensorStore raise all kinds, Exception itself among them
+            if files != _files(path):
+                continue
+            reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+            raise InputError(f"{path}: cannot be read ({reason}); choose another --step, or give a folder that `promedical train` wrote") from error
+        if files == _files(path):  # a file removed before it was read may read as zeros
+            return params, chosen
+    raise InputError(f"{folder}: each of {ATTEMPTS} checkpoints was removed while it was read; try again, or export when the run has finished")
+
+
+def write_parameters(folder: Path, step: int, params: Any) -> None:
+    """A checkpoint of parameters alone, which `read_parameters` reads."""
+    ocp.save_checkpointables(folder.absolute() / str(step), {"state": {"params": params}})
+
+
+def _read(path: Path, masters: bool) -> Any:
+    saved = ocp.checkpointables_metadata(path).metadata.get("state")
+    if not saved or "params" not in saved:
+        raise ValueError("it holds no parameters, or not all of its files")
+    name = "masters" if masters and saved.get("masters") else "params"
+    here = SingleDeviceSharding(jax.local_devices()[0])
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), saved[name])
+    with ocp.Context(pytree_options=ocp.options.PyTreeOptions(loading=ocp.options.PyTreeOptions.Loading(partial_load=True))):
+        return ocp.load_checkpointables(path, {"state": {name: abstract}})["state"][name]
+
+
+def _files(path: Path) -> set[tuple[str, int]]:
+    """What stands in a checkpoint; files that vanish while they are looked at are not there."""
+    found = set()
+    for file in path.rglob("*"):
+        with suppress(FileNotFoundError):
+            found.add((str(file.relative_to(path)), file.stat().st_size))
+    return found

@@ -11,24 +11,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from promedical_jax.config import GrpoConfig
 from promedical_jax.data.batches import to_devices, to_host, training_batches
-from promedical_jax.data.encode import Sizes, measure, stop_token
+from promedical_jax.data.encode import measure, stop_token
 from promedical_jax.data.load import load_tokenizer
 from promedical_jax.errors import InputError
 from promedical_jax.model import hf, transformer
+from promedical_jax.model.lora import join
 from promedical_jax.model.sharding import shardings
 from promedical_jax.model.transformer import FLOAT32, Compute, ModelConfig, Params
-from promedical_jax.reward import RewardBatch, RewardModel, jit_score, load_reward_model
-from promedical_jax.reward import axes as reward_axes
+from promedical_jax.reward import RewardBatch, RewardModel, check_reward_model, jit_score, load_reward_model
 from promedical_jax.rollout import Rollout, sample
 from promedical_jax.rubric import Case, Judge, Scores, Verdict, advantage, score_verdicts
 from promedical_jax.train.ledger import Judged, Ledger
-from promedical_jax.train.loop import claim, run_steps
+from promedical_jax.train.loop import run_steps
 from promedical_jax.train.optimizer import TrainState, make_optimizer, start, update
 from promedical_jax.train.policy import AnswerBatch, answer_log_probs, masked_mean
-from promedical_jax.train.stage import Setup, check_fits, prepare
+from promedical_jax.train.stage import Setup, backbone, begin, check_fits, prepare, save_model
 
 
 def loss(params: Params, config: ModelConfig, batch: AnswerBatch, old: jax.Array, reference: jax.Array, advantages: jax.Array, *, temperature: float,
@@ -80,59 +81,65 @@ def run(config: GrpoConfig, truth: Judge | None = None) -> None:
     `truth`: a judge that knows, where there is one (the simulated clinic): its view of the training rollouts is logged as true/*, never trained on.
     """
     setup = prepare(config)
-    frozen = load_reward_model(config.reward_model)
-    check_fits(setup.mesh, frozen.config, config.batch)
-    if load_tokenizer(config.reward_model, frozen.config.vocabulary).get_vocab() != setup.tokenizer.get_vocab():
+    judge_folder = hf.resolve(config.reward_model)
+    judge_config = hf.read_config(judge_folder)
+    check_fits(setup.mesh, judge_config, config.batch)
+    check_reward_model(judge_folder)
+    if load_tokenizer(judge_folder, judge_config.vocabulary).get_vocab() != setup.tokenizer.get_vocab():
         raise InputError(f"{config.reward_model}: its tokenizer differs from that of {config.model}; both must read the same tokens")
-    weights = hf.load(config.model, setup.model)
-    if weights is None:
+    if not hf.has_weights(setup.folder):
         raise InputError(f"{config.model}: no weights; GRPO starts from a trained policy (see `promedical train sft`)")
     sizes = measure(setup.cases, config.shapes, str(config.cases))
     batches = training_batches(setup.cases, sizes, config.batch, config.seed, str(config.cases))
-    if claim(config, "grpo"):
+    if begin(config, setup, "grpo"):
         return
     optimizer = make_optimizer(config.optimizer, config.steps)
     with jax.set_mesh(setup.mesh):
-        state, where = start(weights, transformer.axes(setup.model), optimizer, setup.mesh)
-        reference = jax.device_put(weights, where.params)
-        reward_model = RewardModel(jax.device_put(frozen.params, shardings(setup.mesh, reward_axes(frozen.config))), frozen.config, frozen.calibration)
-        step = make_step(config, setup, optimizer, where)
+        model, parts = backbone(config, setup, jax.random.key(config.seed))
+        # The frozen start: with adapters it is what they adapt, else a second copy in the type that products compute in.
+        reference = parts.frozen or hf.load(setup.folder, setup.model, shardings(setup.mesh, transformer.axes(setup.model)), config.dtype)
+        state, where = start(parts.trained, parts.axes, optimizer, setup.mesh, config.weights)
+        reward_model = load_reward_model(judge_folder, setup.mesh, config.dtype)
+        step = make_step(config, model, setup.compute, optimizer, where)
         ledger = Ledger(config, setup.tokenizer, truth)
 
         def advance(state: TrainState, host: dict[str, Any], number: int) -> tuple[TrainState, dict[str, Any]]:
-            cases = [setup.cases[i].case for i in to_host(to_devices({"index": host["index"]})["index"])]
-            placed, rollout, judged = roll_out(config, setup, sizes, state.params, reward_model, host, cases, number)
+            cases = [setup.cases[i].case for i in host["index"]]
+            policy = join(parts.frozen, state.params)
+            placed, rollout, judged = roll_out(config, setup, model, policy, reward_model, host, cases, number)
             answers = AnswerBatch(placed["prompt"], placed["prompt_length"], rollout.tokens, rollout.lengths)
-            advantages = jax.device_put(judged.advantage.astype(np.float32), rollout.lengths.sharding)
-            state, metrics = step(state, reference, answers, rollout.log_probs, advantages)
+            advantages = to_devices({"advantage": judged.advantage.astype(np.float32)})["advantage"]
+            state, metrics = step(state, parts.frozen, reference, answers, rollout.log_probs, advantages)
             return state, metrics | ledger.record(number, cases, rollout, judged)
 
         state = run_steps(config, "GRPO", state, where, batches, advance, shown=("reward", "s1", "safe", "kl"), begin=ledger.begin, before_save=ledger.flush,
                           tokens=lambda b: float(b["prompt_length"].sum() * 2) + ledger.tokens)
         ledger.close()
-        hf.save(config.out / "model", state.params, setup.model, setup.tokenizer)
+        save_model(config, model, join(parts.frozen, state.params))
 
 
-def roll_out(config: GrpoConfig, setup: Setup, sizes: Sizes, policy: Params, reward_model: RewardModel, host: dict[str, Any], cases: Sequence[Case],
+def roll_out(config: GrpoConfig, setup: Setup, model: ModelConfig, policy: Params, reward_model: RewardModel, host: dict[str, Any], cases: Sequence[Case],
              number: int) -> tuple[dict[str, Any], Rollout, Judged]:
     """Samples and judges the answers of one batch: the placed batch, the rollout and the judgements. A function of (seed, step, case)."""
     placed = to_devices({name: host[name] for name in ("prompt", "prompt_length", "criteria", "criterion_lengths", "tiers", "case")})
     key = jax.random.fold_in(jax.random.key(config.seed), number)
-    rollout = sample(policy, setup.model, placed["prompt"], placed["prompt_length"], key, placed["case"], answers=config.answers,
+    rollout = sample(policy, model, placed["prompt"], placed["prompt_length"], key, placed["case"], answers=config.answers,
                      answer_tokens=config.answer_tokens, stop=stop_token(setup.tokenizer), temperature=config.temperature, compute=setup.compute)
     batch = RewardBatch(placed["prompt"], placed["prompt_length"], rollout.tokens, rollout.lengths, placed["criteria"], placed["criterion_lengths"],
                         placed["tiers"])
     return placed, rollout, judge(reward_model, batch, cases, config, setup.compute)
 
 
-def make_step(config: GrpoConfig, setup: Setup, optimizer: Any, where: TrainState) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """The jitted update: (state, reference parameters, answers, the sampler's log-probs, advantages [B, G]) -> (state, metrics)."""
-    terms = {"temperature": config.temperature, "clip_low": config.clip_low, "clip_high": config.clip_high, "kl": config.kl, "compute": setup.compute}
+def make_step(config: GrpoConfig, model: ModelConfig, compute: Compute, optimizer: optax.GradientTransformation, where: TrainState) -> Callable[..., Any]:
+    """The jitted update: (state, frozen parameters, reference parameters, answers, the sampler's log-probs, advantages [B, G]) -> (state, metrics)."""
+    terms: dict[str, Any] = {"temperature": config.temperature, "clip_low": config.clip_low, "clip_high": config.clip_high, "kl": config.kl, "compute": compute}
 
     @partial(jax.jit, donate_argnums=0, out_shardings=(where, None))
-    def step(state: TrainState, reference: Params, answers: AnswerBatch, old: jax.Array, advantages: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
-        frozen, _ = answer_log_probs(reference, setup.model, answers, config.temperature, setup.compute)
-        gradients, metrics = jax.grad(loss, has_aux=True)(state.params, setup.model, answers, old, frozen, advantages, **terms)
+    def step(state: TrainState, frozen: Params, reference: Params, answers: AnswerBatch, old: jax.Array,
+             advantages: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
+        before, _ = answer_log_probs(reference, model, answers, config.temperature, compute)
+        whole = lambda trained: loss(join(frozen, trained), model, answers, old, before, advantages, **terms)  # noqa: E731
+        gradients, metrics = jax.grad(whole, has_aux=True)(state.params)
         metrics["grad_norm"] = jnp.sqrt(sum(jnp.sum(g.astype(jnp.float32) ** 2) for g in jax.tree.leaves(gradients)))
         return update(state, gradients, optimizer), metrics
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from promedical_jax.cluster import chief
 from promedical_jax.config import GrpoConfig
 from promedical_jax.data.batches import to_host
 from promedical_jax.rollout import Rollout
@@ -22,7 +23,7 @@ class Judged(NamedTuple):
 
 
 class Ledger:
-    """Writes the rollouts of a run; `truth`, where there is one, is asked about each answer and its figures are logged as true/*."""
+    """Writes the rollouts of a run, in process 0; `truth`, where there is one, is asked about each answer and its figures are logged as true/*."""
 
     def __init__(self, config: GrpoConfig, tokenizer: Any, truth: Judge | None):
         self._config, self._tokenizer, self._truth = config, tokenizer, truth
@@ -34,10 +35,13 @@ class Ledger:
         self._files = (Lines(self._config.out / "rollouts.jsonl", step), Lines(self._config.out / "ledger.jsonl", step))
 
     def record(self, step: int, cases: Sequence[Case], rollout: Rollout, judged: Judged) -> dict[str, float]:
-        """Writes one step's rollouts and returns the step's metrics."""
+        """Writes one step's rollouts and returns the step's metrics; other processes than 0 only take part in fetching them."""
         assert self._files, "begin() comes first"
-        finished = to_host(rollout.finished)
-        texts = self._texts(rollout, finished)
+        tokens, lengths, finished = (to_host(x) for x in (rollout.tokens, rollout.lengths, rollout.finished))
+        self.tokens = float(lengths.sum())
+        if not chief():
+            return {}
+        texts = self._texts(tokens, lengths - finished)  # without the stop token
         rollouts, ledger = self._files
         for b, case in enumerate(cases):
             for g, text in enumerate(texts[b]):
@@ -55,10 +59,7 @@ class Ledger:
         for file in self._files or ():
             file.close()
 
-    def _texts(self, rollout: Rollout, finished: np.ndarray) -> list[list[str]]:
-        tokens, lengths = to_host(rollout.tokens), to_host(rollout.lengths)
-        self.tokens = float(lengths.sum())
-        ends = lengths - finished  # without the stop token
+    def _texts(self, tokens: np.ndarray, ends: np.ndarray) -> list[list[str]]:
         return [[self._tokenizer.decode(row[:end]) for row, end in zip(group, stops, strict=True)] for group, stops in zip(tokens, ends, strict=True)]
 
     def _true_metrics(self, cases: Sequence[Case], texts: list[list[str]]) -> dict[str, float]:

@@ -1,11 +1,14 @@
 """The loop that every stage runs in: restore, step, log, save. What a step is, each objective's own file says."""
 
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
 
 from promedical_jax.atomic import replacing
+from promedical_jax.cluster import agree, chief, together
 from promedical_jax.config import Stage
 from promedical_jax.errors import InputError
 from promedical_jax.recipe import dump
@@ -13,20 +16,37 @@ from promedical_jax.train.checkpoint import Checkpoints
 from promedical_jax.train.metrics import Meter, Metrics
 from promedical_jax.train.optimizer import TrainState
 
-# One step: (state, this process's host batch, step from 0) -> (new state, scalar metrics, some perhaps still on their way from the device).
+# One step: (state, the host batch, step from 0) -> (new state, scalar metrics, some perhaps still on their way from the device).
+# In several processes each metric is either on all devices or of process 0, which writes them.
 Advance = Callable[[TrainState, dict[str, Any], int], tuple[TrainState, dict[str, Any]]]
 
 
 def claim(config: Stage, stage: str) -> bool:
-    """Makes the run folder this recipe's own: True if its run has finished already. Raises InputError if another recipe lives there."""
+    """Makes the run folder this recipe's own: True if its run has finished already. Raises InputError if another recipe lives there.
+
+    Process 0 looks and writes, and the others take its word; they raise InputError where they were given another recipe, or do not see its folder.
+    """
     marker = config.out / "recipe.yaml"
     recipe = dump(config)
-    if marker.exists() and marker.read_text() != recipe:
-        raise InputError(f"{config.out}: holds a {stage} run of another recipe (see {marker}); choose another --out")
-    if jax.process_index() == 0:
-        with replacing(marker) as part:  # half a recipe would be another recipe
-            part.write_text(recipe)
-    return (config.out / "model" / "config.json").exists()
+    with together():
+        if chief():
+            if marker.exists() and marker.read_text() != recipe:
+                raise InputError(f"{config.out}: holds a {stage} run of another recipe (see {marker}); choose another --out")
+            with replacing(marker) as part:  # half a recipe would be another recipe
+                part.write_text(recipe)
+    with together():
+        if not chief() and _wait_for(marker) != recipe:
+            raise InputError(f"{marker}: process {jax.process_index()} was started with another recipe; start every process with the same command")
+    return bool(agree((config.out / "model" / "config.json").exists()))
+
+
+def _wait_for(marker: Path, seconds: int = 30) -> str:
+    """What process 0 wrote there; a network's file system may show it late."""
+    for _ in range(10 * seconds):
+        if marker.exists():
+            return marker.read_text()
+        time.sleep(0.1)
+    raise InputError(f"{marker}: process {jax.process_index()} does not see the file that process 0 wrote; give --out on a file system that all hosts share")
 
 
 def run_steps(config: Stage, title: str, state: TrainState, where: TrainState, batches: Iterator, advance: Advance, tokens: Callable[[dict[str, Any]], float],

@@ -9,11 +9,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from promedical_jax.atomic import replacing
+from promedical_jax.cluster import chief
 
 
 class Lines:
@@ -21,7 +21,7 @@ class Lines:
     last checkpoint will be made again. Only process 0 writes."""
 
     def __init__(self, path: Path, step: int):
-        if jax.process_index() > 0:
+        if not chief():
             path = Path(os.devnull)
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_file():
@@ -51,7 +51,7 @@ class Metrics:
         from tensorboardX import SummaryWriter
 
         self._lines = Lines(folder / "metrics.jsonl", step)
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step, write_to_disk=jax.process_index() == 0)
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step, write_to_disk=chief())
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """`step` counts from 0; values are floats by name, TRL's names where TRL has one."""
@@ -66,10 +66,11 @@ class Metrics:
 
 
 class Meter:
-    """Progress of one stage: a live bar on a terminal, a line every few seconds elsewhere; steps, tokens/s, the newest figures, time left."""
+    """Progress of one stage: a live bar on a terminal, a line every few seconds elsewhere; steps, tokens/s, the newest figures, time left.
+    Only process 0 shows it."""
 
     def __init__(self, title: str, steps: int, done: int, console: Console | None = None, every: float = 10.0):
-        self._console = console or Console(stderr=True)
+        self._console = console or Console(stderr=True, quiet=not chief())
         self._steps, self._first, self._title, self._every = steps, done, title, every
         self._begin: float | None = None  # set by the first step: compiling is not speed
         self._tokens, self._note, self._said = 0.0, "", time.monotonic()

@@ -13,8 +13,9 @@ from promedical_jax.model.sharding import shardings
 
 
 class TrainState(NamedTuple):
-    params: Any
-    moments: Any  # the optimizer's state
+    params: Any  # what is trained, in the type that the recipe's `weights` names
+    masters: Any  # the same in float32 where params are narrower, else (): a step of 1e-6 is lost in bfloat16
+    moments: Any  # the optimizer's state, float32
     step: Any  # updates done, a scalar
 
 
@@ -30,8 +31,8 @@ def make_optimizer(config: Optimizer, steps: int) -> optax.GradientTransformatio
     return optax.chain(optax.clip_by_global_norm(config.clip), adamw)
 
 
-def state_shardings(mesh: Mesh, axes: Any, optimizer: optax.GradientTransformation, params: Any) -> TrainState:
-    """Where each array of the state lives: moments beside their parameters, counters everywhere. `params` may be abstract.
+def state_shardings(mesh: Mesh, axes: Any, optimizer: optax.GradientTransformation, params: Any, weights: str = "float32") -> TrainState:
+    """Where each array of the state lives: moments and masters beside their parameters, counters everywhere. `params` may be abstract.
 
     Pinned and not left to the compiler, which returned replicated float32 gradients when asked to choose.
     """
@@ -39,19 +40,28 @@ def state_shardings(mesh: Mesh, axes: Any, optimizer: optax.GradientTransformati
     everywhere = NamedSharding(mesh, PartitionSpec())
     abstract = jax.eval_shape(optimizer.init, params)
     moments = optax.tree.map_params(optimizer, lambda _, where: where, abstract, placed, transform_non_params=lambda _: everywhere)
-    return TrainState(placed, moments, everywhere)
+    return TrainState(placed, () if weights == "float32" else placed, moments, everywhere)
 
 
-def start(params: Any, axes: Any, optimizer: optax.GradientTransformation, mesh: Mesh) -> tuple[TrainState, TrainState]:
-    """The state before the first step, and its shardings. `params`: host arrays, or a function of no argument that makes them on the devices."""
+def first_state(params: Any, optimizer: optax.GradientTransformation, weights: str = "float32") -> TrainState:
+    """The state before the first step, of float32 parameters; `weights` is the type that they are kept in."""
+    masters = () if weights == "float32" else params
+    return TrainState(jax.tree.map(lambda x: x.astype(weights), params), masters, optimizer.init(params), jnp.zeros((), jnp.int32))
+
+
+def start(params: Any, axes: Any, optimizer: optax.GradientTransformation, mesh: Mesh, weights: str = "float32") -> tuple[TrainState, TrainState]:
+    """The state before the first step on the mesh, and its shardings. `params`: arrays in float32, or a function of no argument that makes them."""
     make: Callable[[], Any] = params if callable(params) else lambda: params
-    where = state_shardings(mesh, axes, optimizer, jax.eval_shape(make))
+    where = state_shardings(mesh, axes, optimizer, jax.eval_shape(make), weights)
     placed = jax.jit(make, out_shardings=where.params)() if callable(params) else jax.device_put(params, where.params)
-    moments = jax.jit(optimizer.init, out_shardings=where.moments)(placed)
-    return TrainState(placed, moments, jax.device_put(jnp.zeros((), jnp.int32), where.step)), where
+    return jax.jit(lambda params: first_state(params, optimizer, weights), out_shardings=where, donate_argnums=0)(placed), where
 
 
 def update(state: TrainState, gradients: Any, optimizer: optax.GradientTransformation) -> TrainState:
-    """One optimizer step."""
-    moves, moments = optimizer.update(gradients, state.moments, state.params)
-    return TrainState(optax.apply_updates(state.params, moves), moments, state.step + 1)
+    """One optimizer step, in float32."""
+    wide = state.masters or state.params
+    gradients = jax.tree.map(lambda g: g.astype(jnp.float32), gradients)
+    moves, moments = optimizer.update(gradients, state.moments, wide)
+    wide = optax.apply_updates(wide, moves)
+    params = jax.tree.map(lambda x, old: x.astype(old.dtype), wide, state.params)
+    return TrainState(params, wide if state.masters else (), moments, state.step + 1)

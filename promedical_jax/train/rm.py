@@ -4,6 +4,7 @@ ProMedical's loss is L = -E log sigmoid(r(x, y_w, c) - r(x, y_l, c)) over the cr
 so we train a binary cross-entropy on the verdicts beside it, and calibrate per tier on cases kept apart.
 """
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,21 +12,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
+from promedical_jax.cluster import chief, together
 from promedical_jax.config import RmConfig
 from promedical_jax.data.batches import to_devices, training_batches
 from promedical_jax.data.encode import measure
 from promedical_jax.data.load import answers_only, encode_file
 from promedical_jax.errors import InputError
-from promedical_jax.model import hf, transformer
-from promedical_jax.model.heads import init_heads
+from promedical_jax.model.heads import HEADS_AXES, init_heads
+from promedical_jax.model.lora import join
 from promedical_jax.model.transformer import FLOAT32, Compute, ModelConfig, Params
-from promedical_jax.reward import RewardBatch, RewardModel, calibrate, save_reward_model, score, score_cases
-from promedical_jax.reward import axes as reward_axes
+from promedical_jax.reward import RewardBatch, calibrate, reward_files, score, score_cases
 from promedical_jax.rubric import Tier, write_cases
-from promedical_jax.train.loop import claim, run_steps
+from promedical_jax.train.loop import run_steps
 from promedical_jax.train.optimizer import TrainState, make_optimizer, start, update
-from promedical_jax.train.stage import prepare
+from promedical_jax.train.stage import backbone, begin, prepare, save_model
 
 
 def loss(params: Params, config: ModelConfig, batch: RewardBatch, labels: jax.Array, pair_weight: float = 1.0,
@@ -60,6 +62,17 @@ def _mean(x: jax.Array, mask: jax.Array) -> jax.Array:
     return jnp.sum(jnp.where(mask, x, 0.0)) / jnp.maximum(jnp.sum(mask), 1)
 
 
+def make_step(model: ModelConfig, compute: Compute, pair_weight: float, optimizer: optax.GradientTransformation, where: TrainState) -> Callable[..., Any]:
+    """The jitted update: (state, frozen parameters, batch, labels [B, A, K]) -> (state, metrics)."""
+
+    @partial(jax.jit, donate_argnums=0, out_shardings=(where, None))
+    def step(state: TrainState, frozen: Params, batch: RewardBatch, labels: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
+        gradients, metrics = jax.grad(lambda trained: loss(join(frozen, trained), model, batch, labels, pair_weight, compute), has_aux=True)(state.params)
+        return update(state, gradients, optimizer), metrics
+
+    return step
+
+
 def run(config: RmConfig) -> Path | None:
     """Trains and calibrates, or goes on where it was interrupted; leaves a reward model folder at `out`/model.
 
@@ -79,33 +92,34 @@ def run(config: RmConfig) -> Path | None:
     held_out = kept or held_out
     sizes = measure([*cases, *apart, *held_out], config.shapes, str(config.cases))
     batches = training_batches(cases, sizes, config.batch, config.seed, str(config.cases))
-    backbone = hf.load(config.model, setup.model)
-    finished, file = claim(config, "rm"), config.held_out
+    finished, file = begin(config, setup, "rm"), config.held_out
     if kept:
         file = config.out / "held_out.jsonl"
-        write_cases(file, [case.case for case in kept])
+        with together():
+            if chief():
+                write_cases(file, [case.case for case in kept])
     if finished:
         return file
 
     optimizer = make_optimizer(config.optimizer, config.steps)
     with jax.set_mesh(setup.mesh):
         keys = jax.random.split(jax.random.key(config.seed))
-        heads = partial(init_heads, len(Tier), setup.model.width, keys[1])
-        params = {"backbone": backbone, "heads": heads()} if backbone else lambda: {"backbone": transformer.init(setup.model, keys[0]), "heads": heads()}
-        state, where = start(params, reward_axes(setup.model), optimizer, setup.mesh)
-
-        @partial(jax.jit, donate_argnums=0, out_shardings=(where, None))
-        def step(state: TrainState, batch: RewardBatch, labels: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
-            gradients, metrics = jax.grad(loss, has_aux=True)(state.params, setup.model, batch, labels, config.pair_weight, setup.compute)
-            return update(state, gradients, optimizer), metrics
+        model, parts = backbone(config, setup, keys[0])
+        frozen = {"backbone": parts.frozen} if parts.frozen else {}
+        heads = partial(init_heads, len(Tier), model.width, keys[1])
+        make = parts.trained
+        trained = (lambda: {"backbone": make(), "heads": heads()}) if callable(make) else {"backbone": make, "heads": heads()}
+        state, where = start(trained, {"backbone": parts.axes, "heads": HEADS_AXES}, optimizer, setup.mesh, config.weights)
+        step = make_step(model, setup.compute, config.pair_weight, optimizer, where)
 
         def advance(state: TrainState, batch: dict[str, Any], _: int) -> tuple[TrainState, dict[str, Any]]:
             placed = to_devices({name: batch[name] for name in (*RewardBatch._fields, "labels")})
             labels = placed.pop("labels")
-            return step(state, RewardBatch(**placed), labels)
+            return step(state, frozen, RewardBatch(**placed), labels)
 
         state = run_steps(config, "reward model", state, where, batches, advance, shown=("loss", "accuracy"),
                           tokens=lambda b: float(b["prompt_length"].sum() + b["answer_lengths"].sum() + b["criterion_lengths"].sum() * sizes.answers))
-        calibration = calibrate(*score_cases(state.params, setup.model, apart, sizes, config.batch, setup.compute))
-        save_reward_model(config.out / "model", RewardModel(state.params, setup.model, calibration), setup.tokenizer)
+        params = join(frozen, state.params)
+        calibration = calibrate(*score_cases(params, model, apart, sizes, config.batch, setup.compute))
+        save_model(config, model, params["backbone"], reward_files(params["heads"], calibration))
     return file

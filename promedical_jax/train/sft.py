@@ -1,21 +1,23 @@
 """Supervised start: next-token cross-entropy on the answers, all answers of an instruction in one tree."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from promedical_jax.config import SftConfig
 from promedical_jax.data.batches import to_devices, training_batches
 from promedical_jax.data.encode import measure
 from promedical_jax.data.load import answers_only
-from promedical_jax.model import hf, transformer
+from promedical_jax.model.lora import join
 from promedical_jax.model.transformer import FLOAT32, Compute, ModelConfig, Params
-from promedical_jax.train.loop import claim, run_steps
+from promedical_jax.train.loop import run_steps
 from promedical_jax.train.optimizer import TrainState, make_optimizer, start, update
 from promedical_jax.train.policy import AnswerBatch, answer_log_probs, masked_mean
-from promedical_jax.train.stage import prepare
+from promedical_jax.train.stage import backbone, begin, prepare, save_model
 
 
 def loss(params: Params, config: ModelConfig, batch: AnswerBatch, compute: Compute = FLOAT32) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -25,28 +27,34 @@ def loss(params: Params, config: ModelConfig, batch: AnswerBatch, compute: Compu
     return value, {"loss": value, "entropy": masked_mean(entropy, batch.mask), "num_tokens": jnp.sum(batch.mask)}
 
 
+def make_step(model: ModelConfig, compute: Compute, optimizer: optax.GradientTransformation, where: TrainState) -> Callable[..., Any]:
+    """The jitted update: (state, frozen parameters, batch) -> (state, metrics)."""
+
+    @partial(jax.jit, donate_argnums=0, out_shardings=(where, None))
+    def step(state: TrainState, frozen: Params, batch: AnswerBatch) -> tuple[TrainState, dict[str, jax.Array]]:
+        gradients, metrics = jax.grad(lambda trained: loss(join(frozen, trained), model, batch, compute), has_aux=True)(state.params)
+        return update(state, gradients, optimizer), metrics
+
+    return step
+
+
 def run(config: SftConfig) -> None:
     """Trains as the recipe says, or goes on where it was interrupted; leaves an HF folder at `out`/model."""
     setup = prepare(config)
     cases = answers_only(setup.cases, config.cases)
     sizes = measure(cases, config.shapes, str(config.cases))
     batches = training_batches(cases, sizes, config.batch, config.seed, str(config.cases))
-    weights = hf.load(config.model, setup.model) or partial(transformer.init, setup.model, jax.random.key(config.seed))
-    if claim(config, "sft"):
+    if begin(config, setup, "sft"):
         return
     optimizer = make_optimizer(config.optimizer, config.steps)
     with jax.set_mesh(setup.mesh):
-        state, where = start(weights, transformer.axes(setup.model), optimizer, setup.mesh)
-
-        @partial(jax.jit, donate_argnums=0, out_shardings=(where, None))
-        def step(state: TrainState, batch: AnswerBatch) -> tuple[TrainState, dict[str, jax.Array]]:
-            gradients, metrics = jax.grad(loss, has_aux=True)(state.params, setup.model, batch, setup.compute)
-            return update(state, gradients, optimizer), metrics
+        model, parts = backbone(config, setup, jax.random.key(config.seed))
+        state, where = start(parts.trained, parts.axes, optimizer, setup.mesh, config.weights)
+        step = make_step(model, setup.compute, optimizer, where)
 
         def advance(state: TrainState, batch: dict[str, Any], _: int) -> tuple[TrainState, dict[str, Any]]:
-            arrays = to_devices({name: batch[name] for name in AnswerBatch._fields})
-            return step(state, AnswerBatch(**arrays))
+            return step(state, parts.frozen, AnswerBatch(**to_devices({name: batch[name] for name in AnswerBatch._fields})))
 
         state = run_steps(config, "supervised start", state, where, batches, advance, shown=("loss",),
                           tokens=lambda batch: float(batch["answer_lengths"].sum() + batch["prompt_length"].sum()))
-        hf.save(config.out / "model", state.params, setup.model, setup.tokenizer)
+        save_model(config, model, join(parts.frozen, state.params))

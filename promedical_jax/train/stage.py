@@ -1,40 +1,120 @@
-"""What every stage does before its first step: cases, model and tokenizer from their folders to token arrays and placed parameters."""
+"""What every stage does before its first step and after its last: from folders to token arrays and placed parameters, and back to a model folder."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 
-from promedical_jax.config import Stage
+from promedical_jax import cluster
+from promedical_jax.config import Lora, Stage
 from promedical_jax.data.encode import Encoded
 from promedical_jax.data.load import encode_file, load_tokenizer
-from promedical_jax.model import hf
-from promedical_jax.model.sharding import check_divisible, make_mesh
-from promedical_jax.model.transformer import Compute, ModelConfig
+from promedical_jax.errors import InputError
+from promedical_jax.model import hf, lora, transformer
+from promedical_jax.model.sharding import check_divisible, make_mesh, shardings
+from promedical_jax.model.transformer import Compute, ModelConfig, Params
+from promedical_jax.train.export import model_card
+from promedical_jax.train.loop import claim
 
 
 @dataclass(frozen=True)
 class Setup:
-    """A stage's mesh, model config, tokenizer and encoded training cases."""
+    """A stage's mesh, model folder and config, tokenizer and encoded training cases."""
 
     mesh: jax.sharding.Mesh
+    folder: Path
     model: ModelConfig
     tokenizer: Any
     cases: Sequence[Encoded]
     compute: Compute
 
 
+@dataclass(frozen=True)
+class Parts:
+    """Parameters as a stage trains them: every loss sees join(frozen, trained)."""
+
+    frozen: Params  # placed, in the type that products compute in; empty where everything is trained
+    trained: Params | Callable[[], Params]  # placed in float32, or what makes them under jit
+    axes: Params  # the names of the axes of `trained`
+
+
 def prepare(config: Stage) -> Setup:
-    """Reads what the recipe names. Raises InputError before anything is compiled or written."""
+    """Reads what the recipe names. Raises InputError, in every process alike, before anything is compiled or written."""
+    cluster.join()
+    with cluster.together():
+        return _read(config)
+
+
+def _read(config: Stage) -> Setup:
     mesh = make_mesh(config.mesh.fsdp, config.mesh.tp, config.mesh.slice)
-    model = hf.read_config(config.model)
+    folder = hf.resolve(config.model)
+    model = hf.read_config(folder)
     check_fits(mesh, model, config.batch)
-    tokenizer = load_tokenizer(config.tokenizer or config.model, model.vocabulary)
-    return Setup(mesh, model, tokenizer, encode_file(config.cases, tokenizer), Compute(config.dtype, config.remat))
+    hf.check(folder, model)
+    check_adapter(config.lora)
+    tokenizer = load_tokenizer(hf.resolve(config.tokenizer, weights=False) if config.tokenizer else folder, model.vocabulary)
+    return Setup(mesh, folder, model, tokenizer, encode_file(config.cases, tokenizer), Compute(config.dtype, config.remat))
+
+
+def begin(config: Stage, setup: Setup, stage: str) -> bool:
+    """Makes the run folder this recipe's own, with the small files of the model beside its checkpoints, so that any of them can be exported.
+
+    True if the run has finished already.
+    """
+    finished = claim(config, stage)
+    tokenizer = hf.resolve(config.tokenizer, weights=False) if config.tokenizer else None
+    hf.keep_companions(config.out / "base", setup.folder, tokenizer)
+    return finished
+
+
+def check_adapter(config: Lora) -> None:
+    """Raises InputError where the adapter to start from is another than the recipe speaks of."""
+    if config.start:
+        if not config.rank:
+            raise InputError(f"lora.start: {config.start} is given, but lora.rank is 0; set it to the adapter's")
+        found = hf.read_adapter_config(config.start)
+        for name, theirs, ours in (("rank", found.rank, config.rank), ("alpha", found.scale * found.rank, config.alpha)):
+            if theirs != ours:
+                raise InputError(f"lora.{name}: the recipe says {ours:g}, and the adapter in {config.start} has {theirs:g}; set lora.{name} to that")
+        if found.targets is not None and set(found.targets) != set(config.targets):
+            raise InputError(f"lora.targets: the adapter in {config.start} is of {', '.join(found.targets)}; set lora.targets to these")
 
 
 def check_fits(mesh: jax.sharding.Mesh, model: ModelConfig, batch: int) -> None:
     """Raises InputError where the mesh does not divide the batch or a size of the model."""
     sizes = {"width": model.width, "kv_heads": model.kv_heads, "feed_forward": model.feed_forward, "vocabulary": model.vocabulary}
     check_divisible(mesh, {"batch": batch, **sizes})
+
+
+def backbone(config: Stage, setup: Setup, key: jax.Array) -> tuple[ModelConfig, Parts]:
+    """The parameters of the recipe's model, and the model's config with the scale of its adapters, if it has some.
+
+    Without LoRA all of them are trained, random ones where the folder has no weights; with LoRA the adapters are, and the rest is frozen.
+    """
+    where = shardings(setup.mesh, transformer.axes(setup.model))
+    if not config.lora.rank:
+        weights = hf.load(setup.folder, setup.model, where)
+        return setup.model, Parts({}, partial(transformer.init, setup.model, key) if weights is None else weights, transformer.axes(setup.model))
+    weights = hf.load(setup.folder, setup.model, where, config.dtype)
+    if weights is None:
+        raise InputError(f"{config.model}: has no weights, and LoRA adapts trained ones; set lora.rank to 0 or name a model with weights")
+    targets = config.lora.targets
+    axes = {"adapters": lora.axes(targets)}
+    model = replace(setup.model, adapter_scale=config.lora.alpha / config.lora.rank)
+    if config.lora.start:
+        adapters, _ = hf.load_adapter(config.lora.start, model, shardings(setup.mesh, axes)["adapters"])
+        return model, Parts(weights, {"adapters": adapters}, axes)
+    return model, Parts(weights, lambda: {"adapters": lora.init(setup.model, config.lora.rank, targets, key)}, axes)
+
+
+def save_model(config: Stage, model: ModelConfig, params: Params, extra: dict[str, bytes] | None = None) -> None:
+    """Writes `out`/model, a folder that transformers reads; with adapters `out`/adapter too, as PEFT reads them, and merged weights in the former."""
+    card = model_card(config)
+    if "adapters" in params:
+        hf.save_adapter(config.out / "adapter", params["adapters"], model, str(config.model), card)
+        merge = jax.jit(lambda frozen, adapters: lora.merge(lora.join(frozen, adapters), model), donate_argnums=0)  # in place
+        params = merge(*lora.split(params))
+    hf.save(config.out / "model", params, model, config.out / "base", card=card, extra=extra)

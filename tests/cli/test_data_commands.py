@@ -136,12 +136,13 @@ def test_a_trained_reward_model_is_judged_on_the_held_out_cases(
     """With a stand-in for the training, which leaves a reward model of random weights."""
     import jax
     import numpy as np
+    from folders import save_reward_model
 
     from promedical_jax.config import RmConfig
     from promedical_jax.data.load import load_tokenizer
     from promedical_jax.model import hf, transformer
     from promedical_jax.model.heads import init_heads
-    from promedical_jax.reward import Calibration, RewardModel, save_reward_model
+    from promedical_jax.reward import Calibration, RewardModel
     from promedical_jax.train import rm
 
     def train(config: RmConfig) -> Path | None:

@@ -1,9 +1,15 @@
+import asyncio
 import json
-from functools import cache
+from functools import cache, partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from promedical_jax.clinic import build_tokenizer, make_cases
 from promedical_jax.config import Shapes
@@ -66,26 +72,56 @@ def test_a_stream_goes_on_from_its_state() -> None:
     assert indices([next(resumed) for _ in range(5)]) == indices(rest) == indices(stream(8)[3:])
 
 
-@pytest.mark.parametrize("processes", [2, 4])
-def test_processes_share_each_batch(processes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = [batch["index"] for batch in stream(6)]
-    monkeypatch.setattr(jax, "process_count", lambda: processes)
-    shares = []
-    for process in range(processes):
+@settings(max_examples=20)
+@given(st.integers(0, 12), st.integers(1, 10), st.integers(0, 3))
+def test_a_state_is_a_number_of_batches_and_nothing_else(taken: int, batch: int, seed: int) -> None:
+    walked, jumped = (training_batches(cases(), sizes(), batch, seed, "cases.jsonl") for _ in range(2))
+    for _ in range(taken):
+        next(walked)
+    assert walked.get_state() == {"batches": taken}
+    jumped.set_state({"batches": taken})
+    assert indices([next(jumped), next(jumped)]) == indices([next(walked), next(walked)])
+    assert jumped.get_state() == {"batches": taken + 2}
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (4, 3)])
+def test_a_run_goes_on_with_another_number_of_processes(before: int, after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each process makes the same batches, however many there are; `to_devices` takes from them what its devices hold."""
+    whole = [batch["index"].tolist() for batch in stream(5)]
+
+    async def save(batches: Any) -> None:
+        await (await batches.save(SimpleNamespace(await_creation=partial(asyncio.sleep, 0, tmp_path))))
+
+    async def load(batches: Any) -> None:
+        await (await batches.load(tmp_path))
+
+    monkeypatch.setattr(jax, "process_count", lambda: before)
+    for process in reversed(range(before)):
         monkeypatch.setattr(jax, "process_index", lambda: process)  # noqa: B023
-        shares.append([batch["index"] for batch in stream(6)])
-    for step, batch in enumerate(whole):
-        parts = [share[step].tolist() for share in shares]
-        assert all(len(part) == 4 // processes for part in parts)
-        assert sorted(i for part in parts for i in part) == sorted(batch.tolist())  # disjoint and complete, however many share it
+        batches = training_batches(cases(), sizes(), 4, 0, "cases.jsonl")
+        assert [next(batches)["index"].tolist() for _ in range(3)] == whole[:3]
+        assert not list(tmp_path.iterdir())
+        asyncio.run(save(batches))
+    assert [path.name for path in tmp_path.iterdir()] == ["position.json"]  # written once, by process 0
+    monkeypatch.setattr(jax, "process_count", lambda: after)
+    for process in range(after):
+        monkeypatch.setattr(jax, "process_index", lambda: process)  # noqa: B023
+        resumed = training_batches(cases(), sizes(), 4, 0, "cases.jsonl")
+        asyncio.run(load(resumed))
+        assert [next(resumed)["index"].tolist() for _ in range(2)] == whole[3:]
 
 
-def test_too_few_cases_and_uneven_shares_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_without_a_position_is_refused(tmp_path: Path) -> None:
+    async def load() -> None:
+        await (await training_batches(cases(), sizes(), 4, 0, "cases.jsonl").load(tmp_path))
+
+    with pytest.raises(ValueError, match=r"no position\.json"):
+        asyncio.run(load())
+
+
+def test_too_few_cases_are_refused() -> None:
     with pytest.raises(InputError, match=r"cases\.jsonl: 10 cases are fewer than a batch of 11; lower batch or add cases"):
         stream(1, batch=11)
-    monkeypatch.setattr(jax, "process_count", lambda: 3)
-    with pytest.raises(InputError, match="batch=4 does not divide among 3 processes"):
-        stream(1)
 
 
 def test_evaluation_sees_every_case_once_and_in_order() -> None:

@@ -7,11 +7,15 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from folders import save_reward_model
 from tiny import CONFIG, reward_params
 
 from promedical_jax.clinic import build_tokenizer
 from promedical_jax.errors import InputError
-from promedical_jax.reward import UNCALIBRATED, Calibration, RewardModel, calibrate, is_reward_model, load_reward_model, save_reward_model
+from promedical_jax.model.sharding import make_mesh
+from promedical_jax.reward import UNCALIBRATED, Calibration, RewardModel, calibrate, is_reward_model, load_reward_model
+
+MESH = make_mesh()
 
 
 def drawn(n: int, scale, shift, seed: int = 0):
@@ -82,13 +86,13 @@ def test_a_saved_reward_model_is_the_same_one(tmp_path: Path) -> None:
     model = RewardModel(reward_params(), CONFIG, Calibration(np.array([0.5, 1 / 3, 2.0]), np.array([0.1, -0.2, 1e-17])))
     save_reward_model(tmp_path / "rm", model, build_tokenizer())
     assert is_reward_model(tmp_path / "rm") and not is_reward_model(tmp_path)
-    loaded = load_reward_model(tmp_path / "rm")
+    loaded = load_reward_model(tmp_path / "rm", MESH)
     jax.tree.map(np.testing.assert_array_equal, loaded.params, dict(model.params))
     np.testing.assert_array_equal(loaded.calibration, model.calibration)
     assert loaded.config == CONFIG
     (tmp_path / "rm" / "heads.safetensors").unlink()
     with pytest.raises(InputError, match="not a reward model"):
-        load_reward_model(tmp_path / "rm")
+        load_reward_model(tmp_path / "rm", MESH)
 
 
 @pytest.mark.parametrize(("name", "content", "sentence"), [
@@ -102,7 +106,7 @@ def test_damaged_files_are_sentences(name: str, content: bytes, sentence: str, t
     save_reward_model(tmp_path / "rm", RewardModel(reward_params(), CONFIG, UNCALIBRATED), build_tokenizer())
     (tmp_path / "rm" / name).write_bytes(content)
     with pytest.raises(InputError, match=sentence):
-        load_reward_model(tmp_path / "rm")
+        load_reward_model(tmp_path / "rm", MESH)
 
 
 def test_a_calibration_file_says_its_tiers(tmp_path: Path) -> None:

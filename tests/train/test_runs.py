@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from folders import save_policy, save_reward_model
 from tiny import CONFIG, MESHES, close, policy, reward_params
 
 from promedical_jax.clinic import build_tokenizer, make_cases, truth
@@ -19,7 +19,7 @@ from promedical_jax.config import GrpoConfig, Mesh, Optimizer, RmConfig, SftConf
 from promedical_jax.errors import InputError
 from promedical_jax.model import hf, transformer
 from promedical_jax.model.sharding import make_mesh, shardings, spec
-from promedical_jax.reward import UNCALIBRATED, RewardModel, save_reward_model
+from promedical_jax.reward import UNCALIBRATED, RewardModel
 from promedical_jax.reward import axes as reward_axes
 from promedical_jax.rubric import write_cases
 from promedical_jax.train import grpo, loop, rm, sft, stage
@@ -40,7 +40,7 @@ class Runs:
         tokenizer = build_tokenizer()
         model = replace(CONFIG, vocabulary=len(tokenizer))
         write_cases(root / "cases.jsonl", make_cases(16, seed=0, answers=2))
-        hf.save(root / "policy", policy(model), model, tokenizer)
+        save_policy(root / "policy", policy(model), model, tokenizer)
         narrow = replace(model, kv_heads=1)
         save_reward_model(root / "narrow", RewardModel(reward_params(narrow), narrow, UNCALIBRATED), tokenizer)
         save_reward_model(root / "judge", RewardModel(reward_params(model, seed=3), model, UNCALIBRATED), tokenizer)
@@ -59,7 +59,7 @@ class Runs:
             config = self.config(kind, mesh, f"{kind.__name__}-{mesh[0]}x{mesh[1]}")
             with pytest.MonkeyPatch.context() as patch:
                 if mesh == ONE_DEVICE:
-                    patch.setattr(stage, "make_mesh", lambda *_: jax.make_mesh(ONE_DEVICE, ("fsdp", "tp"), (AxisType.Explicit,) * 2, devices=jax.devices()[:1]))
+                    patch.setattr(stage, "make_mesh", lambda *_: make_mesh(devices=jax.devices()[:1]))
                 run_steps = rm.run_steps
                 patch.setattr(rm, "run_steps", lambda config, *rest, **named: self.states.setdefault(config.out.name, run_steps(config, *rest, **named)))
                 RUN[kind](config)

@@ -1,6 +1,15 @@
-"""The hub's names and files: HF's config.json and safetensors to and from ours. No other room knows them."""
+"""The hub's names and files: HF's config.json and safetensors to and from ours, and PEFT's adapters. No other room knows them."""
 
+from promedical_jax.model.hf.companions import companions, keep_companions
 from promedical_jax.model.hf.config import hf_config, read_config
-from promedical_jax.model.hf.weights import from_hf, load, save, to_hf
+from promedical_jax.model.hf.hub import is_hub_name, resolve
+from promedical_jax.model.hf.known import known_config
+from promedical_jax.model.hf.names import from_hf, to_hf
+from promedical_jax.model.hf.peft import load_adapter, read_adapter_config, save_adapter
+from promedical_jax.model.hf.reader import check, has_weights, load, stored_dtype
+from promedical_jax.model.hf.writer import packed, save, unpacked
 
-__all__ = ["from_hf", "hf_config", "load", "read_config", "save", "to_hf"]
+__all__ = [
+    "check", "companions", "from_hf", "has_weights", "hf_config", "is_hub_name", "keep_companions", "known_config", "load", "load_adapter", "packed",
+    "read_adapter_config", "read_config", "resolve", "save", "save_adapter", "stored_dtype", "to_hf", "unpacked",
+]  # fmt: skip

@@ -1,0 +1,187 @@
+"""The programs that a stage really runs, with the shapes and places of their arguments in the arguments' place."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from promedical_jax.config import GrpoConfig, Optimizer, RmConfig
+from promedical_jax.model import lora, transformer
+from promedical_jax.model.heads import HEADS_AXES, init_heads
+from promedical_jax.model.layout import tree
+from promedical_jax.model.sharding import shardings
+from promedical_jax.model.transformer import Compute, ModelConfig, Remat
+from promedical_jax.plan import flops
+from promedical_jax.reward import TIERS, RewardBatch, jit_score
+from promedical_jax.rollout import sample
+from promedical_jax.train import grpo, rm, sft
+from promedical_jax.train.optimizer import TrainState, first_state, make_optimizer, state_shardings
+from promedical_jax.train.policy import AnswerBatch
+
+StageName = Literal["sft", "rm", "score", "grpo", "rollout"]
+NOWHERE = Path()  # no file is read
+STEPS = 1000  # of the schedule: it changes no shape
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """A batch: B cases, P instruction tokens, G answers of R tokens, K criteria of C tokens."""
+
+    batch: int
+    prompt: int
+    answers: int
+    answer: int
+    criteria: int
+    criterion: int
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a recipe may choose without changing the data."""
+
+    lora: int = 0  # rank; 0 trains all parameters
+    remat: Remat = "full"
+    weights: str = "float32"
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+
+
+@dataclass(frozen=True)
+class Program:
+    """A jitted function with abstract arguments, and a device's bytes by what they are; `beside` is what the run keeps there that this program never sees."""
+
+    function: Any
+    arguments: tuple[Any, ...]
+    keywords: dict[str, Any]
+    parameters: int
+    optimizer: int
+    beside: int
+    tokens: int  # in the batch, padding included
+    work: flops.Work
+
+
+def build(stage: StageName, model: ModelConfig, mesh: Mesh, shapes: Shapes, choices: Choices) -> Program:
+    """The program of one step of a stage. Compile what it gives under `jax.set_mesh(mesh)`, and call this outside."""
+    return {"sft": _sft, "rm": _rm, "score": _score, "grpo": _grpo, "rollout": _rollout}[stage](_Room(model, mesh, shapes, choices))
+
+
+class _Room:
+    """A model on a mesh, all abstract: what the stages' programs are made of."""
+
+    def __init__(self, model: ModelConfig, mesh: Mesh, shapes: Shapes, choices: Choices):
+        self.mesh, self.shapes, self.choices = mesh, shapes, choices
+        self.compute = Compute(choices.dtype, choices.remat)
+        self.optimizer = make_optimizer(Optimizer(), STEPS)
+        self.model = replace(model, adapter_scale=2.0) if choices.lora else model
+        self.backbone = self.placed(transformer.shapes(model), transformer.axes(model))
+
+    def placed(self, values: Any, axes: Any, dtype: str | None = None) -> Any:
+        where = shardings(self.mesh, axes)
+        return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, dtype or x.dtype, sharding=place), values, where)
+
+    def tokens(self, *shape: int, dtype: Any = jnp.int32) -> Any:
+        return jax.ShapeDtypeStruct((self.shapes.batch, *shape), dtype, sharding=shardings(self.mesh, ("batch",)))
+
+    def frozen(self) -> Any:
+        """The backbone in the type that products compute in: the base of adapters, a reference, a judge."""
+        return self.placed(self.backbone, transformer.axes(self.model), self.choices.dtype)
+
+    def heads(self) -> Any:
+        return self.placed(jax.eval_shape(partial(init_heads, len(TIERS), self.model.width), jax.eval_shape(lambda: jax.random.key(0))), HEADS_AXES)
+
+    def trained(self) -> tuple[Any, Any]:
+        """The policy's trained parameters and their axes: all of them, or adapters for every matrix."""
+        if not self.choices.lora:
+            return self.backbone, transformer.axes(self.model)
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        axes = {"adapters": lora.axes(lora.TARGETS)}
+        return self.placed({"adapters": jax.eval_shape(partial(lora.init, self.model, self.choices.lora, lora.TARGETS), key)}, axes), axes
+
+    def state(self, trained: Any, axes: Any) -> tuple[TrainState, TrainState]:
+        where = state_shardings(self.mesh, axes, self.optimizer, trained, self.choices.weights)
+        first = jax.eval_shape(lambda params: first_state(params, self.optimizer, self.choices.weights), trained)
+        return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), first, where), where
+
+    def answers(self) -> AnswerBatch:
+        s = self.shapes
+        return AnswerBatch(self.tokens(s.prompt), self.tokens(), self.tokens(s.answers, s.answer), self.tokens(s.answers))
+
+    def program(self, function: Callable[..., Any], arguments: tuple[Any, ...], parameters: Any, optimizer: Any, work: flops.Work, tokens: int,
+                beside: Any = (), **keywords: Any) -> Program:  # fmt: skip
+        sizes = (bytes_here(parameters), bytes_here(optimizer), bytes_here(beside))
+        return Program(function, arguments, keywords, *sizes, self.shapes.batch * tokens, work)
+
+
+def bytes_here(arrays: Any) -> int:
+    """Bytes of abstract arrays on one device."""
+    leaves = [x for x in jax.tree.leaves(arrays) if getattr(x, "sharding", None) is not None]
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
+
+
+def _sft(room: _Room) -> Program:
+    s, c = room.shapes, room.choices
+    state, where = room.state(*room.trained())
+    frozen = room.frozen() if c.lora else {}
+    layout = tree(s.prompt, (s.answers, s.answer))
+    step = sft.make_step(room.model, room.compute, room.optimizer, where)
+    work = flops.update(room.model, layout, s.batch, s.answers * s.answer, c.remat, bool(c.lora))
+    return room.program(step, (state, frozen, room.answers()), (state.params, frozen), (state.masters, state.moments), work, layout.tokens)
+
+
+def _reward_batch(room: _Room) -> RewardBatch:
+    s = room.shapes
+    return RewardBatch(*room.answers(), room.tokens(s.criteria, s.criterion), room.tokens(s.criteria), room.tokens(s.criteria))
+
+
+def _rm(room: _Room) -> Program:
+    s, c = room.shapes, room.choices
+    trained, axes = room.trained()
+    state, where = room.state({"backbone": trained, "heads": room.heads()}, {"backbone": axes, "heads": HEADS_AXES})
+    frozen = {"backbone": room.frozen()} if c.lora else {}
+    layout = tree(s.prompt, (s.answers, s.answer), (s.criteria, s.criterion))
+    step = rm.make_step(room.model, room.compute, RmConfig.model_fields["pair_weight"].default, room.optimizer, where)
+    labels = room.tokens(s.answers, s.criteria, dtype=jnp.float32)
+    work = flops.update(room.model, layout, s.batch, 0, c.remat, bool(c.lora))
+    return room.program(step, (state, frozen, _reward_batch(room), labels), (state.params, frozen), (state.masters, state.moments), work, layout.tokens)
+
+
+def _score(room: _Room) -> Program:
+    s = room.shapes
+    params = {"backbone": room.frozen(), "heads": room.heads()}
+    layout = tree(s.prompt, (s.answers, s.answer), (s.criteria, s.criterion))
+    work = flops.forward(room.model, layout, s.batch)
+    return room.program(jit_score, (params, room.model, _reward_batch(room)), params, (), work, layout.tokens, compute=room.compute)
+
+
+def _grpo(room: _Room) -> Program:
+    s, c = room.shapes, room.choices
+    state, where = room.state(*room.trained())
+    frozen, reference = (room.frozen() if c.lora else {}), room.frozen()
+    layout = tree(s.prompt, (s.answers, s.answer))
+    settings = GrpoConfig(out=NOWHERE, cases=NOWHERE, model=NOWHERE, reward_model=NOWHERE)
+    step = grpo.make_step(settings, room.model, room.compute, room.optimizer, where)
+    old, advantages = room.tokens(s.answers, s.answer, dtype=jnp.float32), room.tokens(s.answers, dtype=jnp.float32)
+    learned = flops.update(room.model, layout, s.batch, s.answers * s.answer, c.remat, bool(c.lora))
+    looked_up = flops.forward(room.model, layout, s.batch, s.answers * s.answer)
+    work = flops.Work(*(getattr(learned, name) + getattr(looked_up, name) for name in ("model", "computed", "attention")))
+    parameters = (state.params, frozen) if c.lora else (state.params, reference)  # with adapters the reference is the base itself
+    return room.program(step, (state, frozen, reference, room.answers(), old, advantages), parameters, (state.masters, state.moments), work, layout.tokens,
+                        room.frozen())  # fmt: skip
+
+
+def _rollout(room: _Room) -> Program:
+    s, c = room.shapes, room.choices
+    state, _ = room.state(*room.trained())
+    policy = lora.join(room.frozen(), state.params) if c.lora else state.params
+    key = jax.ShapeDtypeStruct((), jax.eval_shape(lambda: jax.random.key(0)).dtype, sharding=NamedSharding(room.mesh, PartitionSpec()))
+    work = flops.rollout(room.model, s.batch, s.prompt, s.answers, s.answer, room.mesh.size // room.mesh.shape["tp"])
+    beside = (state.masters, state.moments, room.frozen(), () if c.lora else room.frozen())  # the optimizer's, the judge, the reference
+    arguments = (policy, room.model, room.tokens(s.prompt), room.tokens(), key, room.tokens())
+    tokens = s.prompt + s.answers * s.answer
+    return room.program(sample, arguments, policy, (), work, tokens, beside, answers=s.answers, answer_tokens=s.answer, stop=0, temperature=1.0,
+                        compute=room.compute)  # fmt: skip

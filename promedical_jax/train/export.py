@@ -1,0 +1,207 @@
+"""A run's checkpoint to a model folder of HF's, also while the run goes on, and a model folder to a checkpoint.
+
+A run folder holds recipe.yaml, checkpoints/<step> and base/, the small files of the model that training started from. A checkpoint folder that `import`
+made holds the same without a recipe, and imported.json, which names where the weights came from.
+"""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+
+from promedical_jax.atomic import replacing_folder
+from promedical_jax.config import GrpoConfig, RmConfig, SftConfig, Stage
+from promedical_jax.errors import InputError
+from promedical_jax.model import hf, lora, transformer
+from promedical_jax.model.transformer import ModelConfig, Params
+from promedical_jax.recipe import dump, read_recipe
+from promedical_jax.reward import TIERS
+from promedical_jax.train.checkpoint import read_parameters, write_parameters
+
+Dtype = Literal["float32", "bfloat16"]
+HEADS, CALIBRATION, IMPORTED = "heads.safetensors", "calibration.json", "imported.json"
+OURS = ("base", "checkpoints", "model", "adapter")  # what a run folder holds
+
+
+def export_checkpoint(checkpoint: Path, out: Path, step: int | None = None, dtype: Dtype | None = None, shard_gib: float = 4, force: bool = False) -> list[str]:
+    """Writes `out`, a folder that `transformers` reads, from a run folder or one that `import_model` made; returns what there is to say about it.
+
+    `step`: which checkpoint, None the newest; `dtype`: of the weights, None their own. Raises InputError for whatever is not there or does not fit.
+    """
+    _check_out(out, force, "config.json", "a model folder")
+    if out.parent.resolve() == checkpoint.resolve() and out.name in OURS:
+        raise InputError(f"{out}: is the run's own {out.name}; choose another --out")
+    base, saved = checkpoint / "base", checkpoint / "checkpoints"
+    if not saved.is_dir() or not base.is_dir():
+        what = "no such folder" if not checkpoint.exists() else f"holds no {saved.name if base.is_dir() else base.name}"
+        raise InputError(f"{checkpoint}: {what}; give the folder of a run (its --out), or one that `promedical import` made")
+    config, recipe = hf.read_config(base), read_stage(checkpoint / "recipe.yaml")
+    params, chosen = read_parameters(saved, step, masters=dtype == "float32")
+    backbone = params.get("backbone", params)
+    if "adapters" in backbone:
+        config, backbone = _merged(backbone, config, recipe, dtype, checkpoint)
+    _check_shapes(backbone, config, saved / str(chosen))
+    said = []
+    extra = {}
+    if "heads" in params:
+        extra[HEADS] = hf.packed(jax.device_get(params["heads"]))
+        calibration = _calibration(checkpoint, recipe, chosen)
+        extra |= {CALIBRATION: calibration} if calibration else {}
+        said += [] if calibration else [f"its scores are not calibrated: {_why_not(recipe)}, so it cannot judge yet"]
+    card = model_card(recipe, chosen) if recipe else imported_card(_imported(checkpoint))
+    hf.save(out, backbone, config, base, card=card, extra=extra, dtype=dtype, shard_bytes=int(shard_gib * 2**30))
+    size = sum(file.stat().st_size for file in out.glob("model*.safetensors"))
+    return [f"wrote {out}: {'imported weights' if recipe is None else f'step {chosen:,} of {checkpoint}'}, {size / 1e9:.2f} GB", *said]
+
+
+def import_model(source: str, out: Path, dtype: Dtype | None = None, force: bool = False) -> list[str]:
+    """Writes `out`, a checkpoint folder, from a model folder or a name of the hub's; returns what there is to say about it.
+
+    `dtype`: of the weights, None the one that holds those of the files exactly. Raises InputError for a model that is not whole or not one of ours.
+    """
+    _check_out(out, force, IMPORTED, "a folder that `promedical import` made")
+    folder = hf.resolve(source)
+    config = hf.read_config(folder)
+    params = hf.load(folder, config, dtype=dtype or hf.stored_dtype(folder))
+    if params is None:
+        raise InputError(f"{folder}: has no weights to import; give a model folder with safetensors")
+    if (folder / HEADS).is_file():
+        heads = hf.unpacked(folder / HEADS)
+        shapes, wanted = {name: x.shape for name, x in heads.items()}, {"weight": (len(TIERS), config.width), "bias": (len(TIERS),)}
+        if shapes != wanted:
+            raise InputError(f"{folder / HEADS}: has tensors {shapes}; config.json asks for {wanted}")
+        params = {"backbone": params, "heads": jax.device_put(heads)}
+    with replacing_folder(out) as part:
+        hf.keep_companions(part / "base", folder)
+        write_parameters(part / "checkpoints", 0, params)
+        (part / IMPORTED).write_text(json.dumps({"source": source, "base_model": base_model(source)}) + "\n", encoding="utf-8")
+        if (folder / CALIBRATION).is_file():
+            (part / CALIBRATION).write_bytes((folder / CALIBRATION).read_bytes())
+    count = sum(x.size for x in jax.tree.leaves(params))
+    return [f"wrote {out}: {count / 1e9:.3g} G parameters of {source}"]
+
+
+def _check_out(out: Path, force: bool, mark: str, what: str) -> None:
+    if not out.exists():
+        return
+    if not force:
+        raise InputError(f"{out} exists; give --force to replace it, or another --out")
+    if not out.is_dir() or (any(out.iterdir()) and not (out / mark).is_file()):
+        raise InputError(f"{out} is not {what}, and --force replaces nothing else; choose another --out")
+
+
+def _check_shapes(params: Params, config: ModelConfig, where: Path) -> None:
+    found, wanted = ({jax.tree_util.keystr(path): x.shape for path, x in jax.tree.leaves_with_path(tree)} for tree in (params, transformer.shapes(config)))
+    for name in sorted(found.keys() | wanted.keys()):
+        if found.get(name) != wanted.get(name):
+            differs = f"{name} has shape {found.get(name)}, and base/config.json asks for {wanted.get(name)}"
+            raise InputError(f"{where}: {differs}; the two do not belong together")
+
+
+def _merged(params: Params, config: ModelConfig, recipe: Stage | None, dtype: Dtype | None, checkpoint: Path) -> tuple[ModelConfig, Params]:
+    """A LoRA run's adapters merged into the weights that it froze, as at its end."""
+    if recipe is None or not recipe.lora.rank:
+        raise InputError(f"{checkpoint}: its checkpoint holds adapters, and no recipe.yaml says of which model; put the run's recipe.yaml back")
+    config = replace(config, adapter_scale=recipe.lora.alpha / recipe.lora.rank)
+    frozen = hf.load(hf.resolve(recipe.model), config, dtype=dtype or recipe.dtype)
+    if frozen is None:
+        raise InputError(f"{recipe.model}: has no weights, and the adapters of {checkpoint} belong to some; put them back")
+    merge = jax.jit(lambda frozen, trained: lora.merge(lora.join(frozen, trained), config), donate_argnums=0)
+    return config, merge(frozen, params)
+
+
+# What a run was
+
+
+def read_stage(path: Path) -> Stage | None:
+    """The recipe of a run folder; None where there is no file. A recipe does not name its stage: the keys that only one has tell it."""
+    if not path.is_file():
+        return None
+    text = path.read_text(encoding="utf-8")
+    schema = GrpoConfig if "\nreward_model:" in text else RmConfig if "\npair_weight:" in text else SftConfig
+    return read_recipe(schema, path)
+
+
+def _calibration(checkpoint: Path, recipe: Stage | None, step: int) -> bytes | None:
+    """The calibration that belongs to these weights: it is fitted to the last step's scores."""
+    path = checkpoint / CALIBRATION if recipe is None else checkpoint / "model" / CALIBRATION
+    return path.read_bytes() if path.is_file() and (recipe is None or step == recipe.steps) else None
+
+
+def _why_not(recipe: Stage | None) -> str:
+    return "the imported model was not" if recipe is None else f"`promedical train rm` does that after its last step, {recipe.steps:,}"
+
+
+def _imported(checkpoint: Path) -> dict[str, Any]:
+    path = checkpoint / IMPORTED
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+# The card
+
+
+def base_model(name: Path | str) -> str | None:
+    """The hub's model that a name or folder comes from, as far as it says so: by its name, its place in HF's cache, or its own card."""
+    if hf.is_hub_name(name):
+        return str(name)
+    cached = re.search(r"models--([^/]+?)--([^/]+)/snapshots/", str(Path(name).absolute()))
+    if cached:
+        return f"{cached[1]}/{cached[2]}"
+    card = Path(name) / "README.md"
+    front = re.match(r"---\n(.*?)\n---\n", card.read_text(encoding="utf-8", errors="replace"), re.DOTALL) if card.is_file() else None
+    said = re.search(r"^base_model: *([\w.-]+/[\w.-]+)$", front[1], re.MULTILINE) if front else None
+    return said[1] if said else None
+
+
+POLICY = {
+    SftConfig: "A policy after the supervised start: it imitates the answers of the training cases, by cross-entropy on their tokens.",
+    GrpoConfig: "A policy after GRPO: its sampled answers were scored by a frozen criterion-conditioned reward model, with an advantage that keeps the veto.",
+}
+REWARD = (
+    "The backbone of a criterion-conditioned reward model. `heads.safetensors` holds its heads, one a tier, and `calibration.json`, where there is one, makes"
+    " probabilities of their scores. `transformers` loads the backbone as a causal language model; what it then writes was not trained."
+)
+
+
+LOADING = """## Loading it
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = "path/to/this/folder"
+model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+tokenizer = AutoTokenizer.from_pretrained(folder)
+```"""
+
+
+def model_card(recipe: Stage, step: int | None = None) -> str:
+    """README.md of what a stage trained: what it is, from what, and by which recipe. `step`: of the checkpoint, None the last."""
+    kind = {SftConfig: "sft", RmConfig: "rm", GrpoConfig: "grpo"}[type(recipe)]
+    is_reward = isinstance(recipe, RmConfig)
+    what = REWARD if is_reward else POLICY[type(recipe)]
+    done = recipe.steps if step is None else step
+    whole = "" if done == recipe.steps else ", so training was not finished"
+    adapted = f" Adapters of rank {recipe.lora.rank} were trained beside frozen weights; they are merged into these." if recipe.lora.rank else ""
+    trained = f"Trained by `promedical train {kind}` of promedical_jax, from `{recipe.model}`."
+    body = [
+        what,
+        f"{trained} These are the weights after step {done:,} of {recipe.steps:,}{whole}.{adapted}",
+        f"## The recipe\n\n```yaml\n{dump(recipe)}```",
+    ]
+    tags = ["promedical-jax", "jax", kind, *(["reward-model"] if is_reward else []), *(["lora"] if recipe.lora.rank else [])]
+    return _card("Reward model" if is_reward else "Policy", body, tags, base_model(recipe.model), generates=not is_reward)
+
+
+def imported_card(source: dict[str, Any]) -> str:
+    body = f"The weights of `{source.get('source', 'an unknown model')}`, brought through a checkpoint of promedical_jax and not trained there."
+    return _card("Imported weights", [body], ["promedical-jax", "jax"], source.get("base_model"), generates=True)
+
+
+def _card(title: str, body: list[str], tags: list[str], base: str | None, generates: bool) -> str:
+    front = ["library_name: transformers", *([f"base_model: {base}"] if base else []), *(["pipeline_tag: text-generation"] if generates else []), "tags:"]
+    limits = "This card is made from the recipe. It says nothing about quality or safety, and nothing here makes the model fit for clinical use."
+    text = "\n\n".join([f"# {title}", *body, LOADING, limits])
+    return "\n".join(["---", *front, *(f"- {tag}" for tag in tags), "---", "", text, ""])
