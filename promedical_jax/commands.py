@@ -131,6 +131,7 @@ def _preview_stage(config: Stage) -> dict[str, str]:
     from promedical_jax.data.encode import measure
     from promedical_jax.data.load import answers_only, encode_file, load_tokenizer
     from promedical_jax.model import hf
+    from promedical_jax.reward import check_reward_model
 
     recipe = config.out / "recipe.yaml"
     if recipe.exists() and recipe.read_text() != dump(config):
@@ -144,8 +145,8 @@ def _preview_stage(config: Stage) -> dict[str, str]:
             model = hf.read_config(folder)
             tokenizer = hf.resolve(config.tokenizer, weights=False) if config.tokenizer and name == "model" else folder
             tokenizers[name] = load_tokenizer(tokenizer, model.vocabulary)
-            if name == "reward_model" and not (folder / "heads.safetensors").is_file():
-                raise InputError(f"{folder} holds no reward model; give the folder that `promedical train rm` wrote")
+            if name == "reward_model" and given == folder:  # one on the hub is looked at when it is fetched
+                check_reward_model(folder)
             weights = "its weights" if hf.has_weights(folder) or given != folder else "random weights"
             lines[name] = f"{given}: {model.depth} layers of width {model.width}, {model.vocabulary:,} tokens, {weights}"
     for name in ("cases", "held_out"):

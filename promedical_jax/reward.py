@@ -146,7 +146,7 @@ def is_reward_model(folder: Path) -> bool:
 
 def check_reward_model(folder: Path) -> None:
     """Raises InputError for a folder that holds no reward model."""
-    if not is_reward_model(folder) or not hf.has_weights(folder):
+    if not (is_reward_model(folder) and hf.has_weights(folder)):
         needs = "weights, heads.safetensors and calibration.json"
         raise InputError(f"{folder}: not a reward model (it needs {needs}); give the folder that `promedical train rm` wrote")
 

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from promedical_jax.model.sharding import in_mesh, out, pin, spec
+from promedical_jax.model.sharding import gather, in_mesh, out, pin, spec
 
 LOGITS_IN_MEMORY = 2**24  # elements of one chunk's logits on a device: 64 MiB in float32
 LEAST_ROWS = 1024  # of a chunk, however many tokens: with fewer, reading and writing the hidden states' gradient takes longer than the products do
@@ -165,12 +165,9 @@ def _backward_local(hidden, unembed, targets, entropy, top, log_total, to_chosen
 
 def to_logits(hidden: jax.Array, unembed: jax.Array, temperature: float) -> jax.Array:
     """[B, ..., D] x [V, D] -> float32 [B, ..., V], divided by the temperature: for the one token that a sampler needs. In the type of `hidden`, as
-    `log_probs`. Each device multiplies its part of the width for the whole slice's tokens, then sums move home: the matrix never travels.
-    """
-    between = (None,) * (hidden.ndim - 2)
-    hidden, placed = pin(hidden, "slice_batch", *between, "width"), out("batch", *between, "vocabulary")
-    products = jnp.einsum("...d,vd->...v", hidden, unembed.astype(hidden.dtype), out_sharding=placed, preferred_element_type=jnp.float32)
-    return products / temperature
+    `log_probs`; a matrix that is split along fsdp is gathered, which a sampler does once (see `settled` in transformer.py)."""
+    whole, placed = gather(unembed.astype(hidden.dtype), ("vocabulary", "width")), out("batch", *(None,) * (hidden.ndim - 2), "vocabulary")
+    return jnp.einsum("...d,vd->...v", hidden, whole, out_sharding=placed, preferred_element_type=jnp.float32) / temperature
 
 
 def chosen_log_prob(logits: jax.Array, chosen: jax.Array) -> jax.Array:

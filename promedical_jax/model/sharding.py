@@ -38,9 +38,9 @@ def make_mesh(fsdp: int = -1, tp: int = 1, slices: int = 1, devices: list | None
     if physical > 1:
         if slices != physical:
             raise InputError(f"mesh: slice={slices}, but the devices stand in {physical} slices; give --mesh.slice {physical}")
-        placed = mesh_utils.create_hybrid_device_mesh((1, fsdp, tp), (slices, 1, 1), devices=devices)
+        placed = mesh_utils.create_hybrid_device_mesh((1, fsdp, tp), (slices, 1, 1), devices=devices, allow_split_physical_axes=True)
     elif devices[0].platform == "tpu":
-        placed = mesh_utils.create_device_mesh(shape, devices=devices)
+        placed = mesh_utils.create_device_mesh(shape, devices=devices, allow_split_physical_axes=True)
     else:
         placed = np.array(devices).reshape(shape)
     return Mesh(placed, AXES, axis_types=(AxisType.Explicit,) * len(AXES))

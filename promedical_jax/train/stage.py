@@ -1,5 +1,6 @@
 """What every stage does before its first step and after its last: from folders to token arrays and placed parameters, and back to a model folder."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -53,8 +54,9 @@ def _read(config: Stage) -> Setup:
     folder = hf.resolve(config.model)
     model = hf.read_config(folder)
     check_fits(mesh, model, config.batch)
-    hf.check(folder, model)
-    check_adapter(config.lora)
+    if hf.check(folder, model) is None and config.lora.rank:
+        raise InputError(f"{config.model}: has no weights, and LoRA adapts trained ones; set lora.rank to 0 or name a model with weights")
+    check_adapter(config.lora, model)
     tokenizer = load_tokenizer(hf.resolve(config.tokenizer, weights=False) if config.tokenizer else folder, model.vocabulary)
     return Setup(mesh, folder, model, tokenizer, encode_file(config.cases, tokenizer), Compute(config.dtype, config.remat))
 
@@ -70,17 +72,23 @@ def begin(config: Stage, setup: Setup, stage: str) -> bool:
     return finished
 
 
-def check_adapter(config: Lora) -> None:
-    """Raises InputError where the adapter to start from is another than the recipe speaks of."""
+def check_adapter(config: Lora, model: ModelConfig) -> None:
+    """Raises InputError where the adapter to start from is another than the recipe speaks of, or none of this model."""
+    if config.rank:
+        lora.check(config.targets)
     if config.start:
         if not config.rank:
             raise InputError(f"lora.start: {config.start} is given, but lora.rank is 0; set it to the adapter's")
+        if not config.start.is_dir():
+            raise InputError(f"lora.start: {config.start}: no such folder; give the folder of a PEFT adapter")
         found = hf.read_adapter_config(config.start)
         for name, theirs, ours in (("rank", found.rank, config.rank), ("alpha", found.scale * found.rank, config.alpha)):
-            if theirs != ours:
-                raise InputError(f"lora.{name}: the recipe says {ours:g}, and the adapter in {config.start} has {theirs:g}; set lora.{name} to that")
-        if found.targets is not None and set(found.targets) != set(config.targets):
-            raise InputError(f"lora.targets: the adapter in {config.start} is of {', '.join(found.targets)}; set lora.targets to these")
+            if not math.isclose(theirs, ours, rel_tol=1e-9):  # the adapter's alpha went through its scale
+                raise InputError(f"lora.{name}: the recipe says {ours:.12g}, and the adapter in {config.start} has {theirs:.12g}; set lora.{name} to that")
+        adapters, _ = hf.load_adapter(config.start, model)  # small; what is wrong with it is said before anything is written
+        targets = [name for name in lora.TARGETS if f"{name}_a" in adapters]
+        if set(targets) != set(config.targets):
+            raise InputError(f"lora.targets: the adapter in {config.start} is of {', '.join(targets)}; set lora.targets to these")
 
 
 def check_fits(mesh: jax.sharding.Mesh, model: ModelConfig, batch: int) -> None:
@@ -99,8 +107,7 @@ def backbone(config: Stage, setup: Setup, key: jax.Array) -> tuple[ModelConfig, 
         weights = hf.load(setup.folder, setup.model, where)
         return setup.model, Parts({}, partial(transformer.init, setup.model, key) if weights is None else weights, transformer.axes(setup.model))
     weights = hf.load(setup.folder, setup.model, where, config.dtype)
-    if weights is None:
-        raise InputError(f"{config.model}: has no weights, and LoRA adapts trained ones; set lora.rank to 0 or name a model with weights")
+    assert weights is not None  # as `prepare` saw
     targets = config.lora.targets
     axes = {"adapters": lora.axes(targets)}
     model = replace(setup.model, adapter_scale=config.lora.alpha / config.lora.rank)

@@ -102,7 +102,7 @@ def test_temperature_zero_is_greedy() -> None:
     def best(params):
         batch = assemble(layout, [PROMPTS[:, None], drawn.tokens[:, :1]], [LENGTHS[:, None], jnp.full((B, 1), R)])
         hidden = transformer.forward(params, CONFIG, batch, layout)
-        return jnp.argmax(hidden @ transformer.unembedding(params, jnp.float32), -1)
+        return jnp.argmax(hidden @ transformer.unembedding(params).T, -1)
 
     said = np.asarray(best(policy()))
     for b in range(B):

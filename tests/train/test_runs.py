@@ -203,7 +203,7 @@ def faults(root: Path) -> list[tuple[type[Stage], dict, str]]:
         (SftConfig, {"mesh": Mesh(fsdp=1, tp=8)}, "tp=8 does not divide the kv heads of 4"),
         (SftConfig, {"mesh": Mesh(fsdp=3, tp=1)}, "3 devices, but 8 are here"),
         (SftConfig, {"cases": root / "none.jsonl"}, "none.jsonl does not exist"),
-        (SftConfig, {"model": root / "none"}, "config.json: no such file"),
+        (SftConfig, {"model": root / "none"}, "none: no such folder, and no name of the hub's either"),
         (GrpoConfig, {"model": root / "bare"}, "no weights; GRPO starts from a trained policy"),
         (GrpoConfig, {"reward_model": root / "policy"}, "not a reward model"),
         (GrpoConfig, {"reward_model": root / "narrow"}, "tp=2 does not divide the kv heads of 1"),

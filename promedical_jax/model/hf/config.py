@@ -116,7 +116,8 @@ def hf_config(config: ModelConfig, base: Fields | None = None) -> Fields:
     }  # fmt: skip
     rope = {"rope_theta": config.rope.theta, "rope_scaling": _scaling_fields(config.rope)}
     if base is None:
-        return ours | rope | {"max_position_embeddings": _positions(config.rope)}
+        window = {"sliding_window": None} if kind == "qwen3" else {}  # as on the hub; some versions of `transformers` 4 else warn of one
+        return ours | rope | window | {"max_position_embeddings": _positions(config.rope)}
     same_rope = parse_config(base, "the base's config.json").rope == config.rope
     if base["model_type"] != kind:
         raise InputError(f"the base's config.json: model_type is {base['model_type']}, and the model to write is of {kind}; take the original of this model")

@@ -7,7 +7,7 @@ from promedical_jax.errors import InputError
 from promedical_jax.model.hf.companions import MODEL, TOKENIZER
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
+WEIGHTS = ("model*.safetensors", "model.safetensors.index.json", "heads.safetensors", "calibration.json")  # the last two are a reward model's
 
 
 def is_hub_name(name: Path | str) -> bool:
