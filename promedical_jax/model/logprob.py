@@ -71,9 +71,12 @@ def _on_devices(function: Callable[..., Any], taken: tuple, given: tuple) -> Cal
 
 
 def _chunks(unembed: jax.Array, tokens: int) -> tuple[int, int]:
-    """Rows of a chunk and number of chunks: as few as memory allows, as even as whole tiles of 128 rows allow."""
+    """Rows of a chunk and number of chunks: as few as memory allows, as even as whole tiles of 128 rows allow.
+
+    At least four of a large vocabulary, however few the tokens: a single one would gather the whole matrix at once.
+    """
     have = unembed.shape[0]
-    count = -(-have // max(LEAST_ROWS, LOGITS_IN_MEMORY // max(tokens, 1)))
+    count = max(-(-have // max(LEAST_ROWS, LOGITS_IN_MEMORY // max(tokens, 1))), min(4, have // LEAST_ROWS), 1)
     rows = min(have, -(-have // count // 128) * 128)
     return rows, -(-have // rows)
 

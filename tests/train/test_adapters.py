@@ -186,20 +186,13 @@ def test_grpo_measures_its_kl_to_the_base(runs: Runs) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_stopped_run_is_exported_merged_and_ends_as_if_it_had_not_been(kind: type[Stage], runs: Runs) -> None:
-    """Stopped in step 4, after its figures were written and before it was saved: what is there is step 2."""
-    whole, config = runs.of(kind), runs.config(kind, f"{kind.__name__}-stopped")
-    advance = loop.Meter.advance
-
-    def stop(meter: loop.Meter, done: int, *rest: Any) -> None:
-        advance(meter, done, *rest)
-        if done == STEPS:
-            raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.Meter, "advance", stop)
-        with pytest.raises(KeyboardInterrupt):
-            runs.run(config)
-    assert not (config.out / "model").exists() and not (config.out / "adapter").exists()
+    """The folder of a finished run without what its last two steps left but lines of figures: as if it had been killed before it was saved again."""
+    config = runs.of(kind)
+    files = {"metrics.jsonl", "model/model.safetensors", "adapter/adapter_model.safetensors", "adapter/adapter_config.json"}
+    files |= {RmConfig: {"model/heads.safetensors", "model/calibration.json"}, GrpoConfig: {"ledger.jsonl", "rollouts.jsonl"}}.get(kind, set())
+    whole = {name: (config.out / name).read_bytes() for name in sorted(files)}
+    for name in ("model", "adapter", f"checkpoints/{STEPS}"):
+        shutil.rmtree(config.out / name)
 
     halfway = runs.root / f"{kind.__name__}-halfway"
     assert main(["export", str(config.out), "--out", str(halfway)]) == 0
@@ -215,10 +208,8 @@ def test_a_stopped_run_is_exported_merged_and_ends_as_if_it_had_not_been(kind: t
         patch.setattr(loop.Meter, "advance", lambda meter, done, *rest: steps.append(done))
         runs.run(config)
     assert steps == [3, 4]
-    files = {"metrics.jsonl", "model/model.safetensors", "adapter/adapter_model.safetensors", "adapter/adapter_config.json"}
-    files |= {RmConfig: {"model/heads.safetensors", "model/calibration.json"}, GrpoConfig: {"ledger.jsonl", "rollouts.jsonl"}}.get(kind, set())
-    for name in sorted(files):
-        assert (config.out / name).read_bytes() == (whole.out / name).read_bytes(), name
+    for name, before in whole.items():
+        assert (config.out / name).read_bytes() == before, name
 
 
 # Starting from an adapter
@@ -228,15 +219,15 @@ def test_a_run_goes_on_from_an_adapter(runs: Runs) -> None:
     """Its first loss is that of the merged model, to which fresh adapters add nothing; its adapters are those of the file, some steps on."""
     first = runs.of(SftConfig)
     start = LORA.model_copy(update={"start": first.out / "adapter"})
-    onwards = runs.run(runs.config(SftConfig, "onwards", lora=start, steps=1))
-    of_merged = runs.run(runs.config(SftConfig, "of-merged", model=first.out / "model", steps=1))
-    close(metrics(onwards)["loss"], metrics(of_merged)["loss"], 1e-5)
-    assert abs(metrics(onwards)["loss"][0] / metrics(first)["loss"][0] - 1) > 0.05  # and not that of the base
+    onwards = runs.run(runs.config(SftConfig, "onwards", lora=start))
+    of_merged = runs.run(runs.config(SftConfig, "of-merged", model=first.out / "model"))
+    losses = metrics(onwards)["loss"]
+    close(losses[0], metrics(of_merged)["loss"][0], 1e-5)
+    assert abs(losses[0] / metrics(first)["loss"][0] - 1) > 0.05 and losses[-1] < losses[0]  # not that of the base, and it falls
     old, new = (hf.load_adapter(config.out / "adapter", hf.read_config(config.model))[0] for config in (first, onwards))
-    rate = onwards.optimizer.learning_rate
-    for name in old:
-        # Adam's first step is the rate for each entry, and the decay 0.1 of that share of it.
-        assert 0.9 * rate < np.abs(new[name] - old[name]).max() <= 1.001 * rate * (1 + 0.1 * np.abs(old[name]).max()), name
+    for name in old:  # an entry moves by about the rate a step at most
+        assert 0 < np.abs(new[name] - old[name]).max() <= 1.5 * STEPS * onwards.optimizer.learning_rate, name
+    close(loaded(onwards.out / "model"), merged(runs.base, new, ALPHA / RANK), 1e-6)
 
 
 @pytest.mark.parametrize(("rank", "alpha", "stabilised"), [(49, 1.0, False), (8, 16.0, True)])
