@@ -54,8 +54,9 @@ def table(plans: list[dict]) -> Table:
         mesh = " x ".join(f"{name} {size}" for name, size in plan["mesh"].items() if size > 1)
         figures = [f"{time[name]:,.2f}" if name in time else "" for name in ("estimate", "floor")]
         speed = [f"{time['tokens_per_second_per_device']:,.0f}", f"{time['mfu']:.0%}"] if time else ["", ""]
-        shown.add_row(plan["stage"], plan["topology"], mesh, str(plan["batch"]), f"{plan['tokens'] // plan['devices']:,}", f"{gib['peak']:.1f} of {gib['hbm']:.1f}",
-                      "yes" if plan["fits"] else "no", f"{plan['compile_s']:.0f}", *figures, *speed)  # fmt: skip
+        memory, tokens = f"{gib['peak']:.1f} of {gib['hbm']:.1f}", f"{plan['tokens'] // plan['devices']:,}"
+        fits = "yes" if plan["fits"] else "no"
+        shown.add_row(plan["stage"], plan["topology"], mesh, str(plan["batch"]), tokens, memory, fits, f"{plan['compile_s']:.0f}", *figures, *speed)
     return shown
 
 

@@ -129,9 +129,7 @@ class RewardModel:
 
 def reward_files(heads: dict[str, jax.Array], calibration: Calibration | None) -> dict[str, bytes]:
     """What a reward model's folder holds beside its backbone: heads.safetensors, and calibration.json where it is calibrated."""
-    from safetensors.numpy import save
-
-    files = {"heads.safetensors": save({name: np.ascontiguousarray(to_host(array)) for name, array in heads.items()})}
+    files = {"heads.safetensors": hf.packed({name: to_host(array) for name, array in heads.items()})}
     if calibration:
         fitted = zip(TIERS, calibration.scale, calibration.shift, strict=True)
         values = {tier.value: {"scale": float(scale), "shift": float(shift)} for tier, scale, shift in fitted}
@@ -153,18 +151,15 @@ def check_reward_model(folder: Path) -> None:
 
 def load_reward_model(folder: Path, mesh: jax.sharding.Mesh, dtype: Dtype = "float32") -> RewardModel:
     """A reward model from its folder, its backbone in `dtype`, on the mesh. Raises InputError for a folder that holds no reward model."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
     check_reward_model(folder)
     config = hf.read_config(folder)
     backbone = hf.load(folder, config, shardings(mesh, transformer.axes(config)), dtype)
+    heads = hf.unpacked(folder / "heads.safetensors")
     try:
-        heads = load((folder / "heads.safetensors").read_bytes())
         fitted = json.loads((folder / "calibration.json").read_text())
         calibration = Calibration(*(np.array([fitted[tier.value][name] for tier in TIERS], np.float64) for name in ("scale", "shift")))
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder}: heads.safetensors or calibration.json cannot be read ({error!r}); train the reward model again") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder / 'calibration.json'}: cannot be read ({error!r}); train the reward model again") from error
     shapes, wanted = {name: x.shape for name, x in heads.items()}, {"weight": (len(TIERS), config.width), "bias": (len(TIERS),)}
     if shapes != wanted:
         raise InputError(f"{folder / 'heads.safetensors'}: has tensors {shapes}; config.json asks for {wanted}")

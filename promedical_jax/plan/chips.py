@@ -62,6 +62,7 @@ def topology(name: str) -> tuple[Chip, list[Any]]:
 
 
 def _cpus(count: int) -> tuple[Chip, list[Any]]:
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
     import jax
 
     with suppress(RuntimeError):  # a program that has used its devices already has as many as it has

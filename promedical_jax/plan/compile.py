@@ -5,6 +5,7 @@ import re
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import jax
 
@@ -19,6 +20,7 @@ from promedical_jax.plan.programs import Choices, Program, Shapes, StageName, bu
 from promedical_jax.plan.report import Memory, Moved, Plan, Time
 
 KERNEL_RATE = 0.5  # of the peak, for attention's kernels, which the compiler does not estimate
+UNUSED = {stage: ("batch",) if stage in ("rm", "score") else ("batch", "criteria", "criterion") for stage in get_args(StageName)}
 SMALL = 2**20  # collectives below a MiB, such as the sum of a loss, are not worth a line
 
 
@@ -95,9 +97,10 @@ def _compile(request: Request, name: str, model: ModelConfig, chip: Chip, device
     reading = hlo.read(text)
     gib = Memory(parameters=program.parameters / GIB, optimizer=program.optimizer / GIB, temporaries=None if temporaries is None else temporaries / GIB,
                  beside=program.beside / GIB, peak=(used + program.beside) / GIB, hbm=chip.hbm / GIB)  # fmt: skip
+    used_shapes = {key: value for key, value in asdict(shapes).items() if key not in UNUSED[request.stage]}
     return Plan(
         model=name, stage=request.stage, topology=request.topology, devices=len(devices), mesh=dict(mesh.shape), batch=batch,
-        shapes={key: value for key, value in asdict(shapes).items() if key != "batch"}, choices=asdict(request.choices), tokens=program.tokens,
+        shapes=used_shapes, choices=asdict(request.choices), tokens=program.tokens,
         fits=memory is not None and gib.peak <= gib.hbm, gib=gib, compile_s=seconds, tflops=program.work.model / 1e12,
         tflops_computed=program.work.computed / 1e12, time=_time(chip, len(devices), program, reading) if text and chip.clock else None,
         collectives=_moved(reading.collectives),

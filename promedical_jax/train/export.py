@@ -5,7 +5,6 @@ made holds the same without a recipe, and imported.json, which names where the w
 """
 
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,8 +16,9 @@ from promedical_jax.config import GrpoConfig, RmConfig, SftConfig, Stage
 from promedical_jax.errors import InputError
 from promedical_jax.model import hf, lora, transformer
 from promedical_jax.model.transformer import ModelConfig, Params
-from promedical_jax.recipe import dump, read_recipe
+from promedical_jax.recipe import read_recipe
 from promedical_jax.reward import TIERS
+from promedical_jax.train.card import base_model, imported_card, model_card
 from promedical_jax.train.checkpoint import read_parameters, write_parameters
 
 Dtype = Literal["float32", "bfloat16"]
@@ -117,12 +117,14 @@ def _merged(params: Params, config: ModelConfig, recipe: Stage | None, dtype: Dt
 
 
 def read_stage(path: Path) -> Stage | None:
-    """The recipe of a run folder; None where there is no file. A recipe does not name its stage: the keys that only one has tell it."""
+    """The recipe of a run folder; None where there is no file. A recipe does not name its stage: a run's holds every key, and no two stages have the same."""
     if not path.is_file():
         return None
-    text = path.read_text(encoding="utf-8")
-    schema = GrpoConfig if "\nreward_model:" in text else RmConfig if "\npair_weight:" in text else SftConfig
-    return read_recipe(schema, path)
+    keys = {line.partition(":")[0] for line in path.read_text(encoding="utf-8").splitlines() if line[:1].isalpha()}
+    for schema in (SftConfig, RmConfig, GrpoConfig):
+        if keys == set(schema.model_fields):
+            return read_recipe(schema, path)
+    raise InputError(f"{path}: is no recipe that this version wrote; put the run's own back, or export with the version that trained it")
 
 
 def _calibration(checkpoint: Path, recipe: Stage | None, step: int) -> bytes | None:
@@ -138,70 +140,3 @@ def _why_not(recipe: Stage | None) -> str:
 def _imported(checkpoint: Path) -> dict[str, Any]:
     path = checkpoint / IMPORTED
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-# The card
-
-
-def base_model(name: Path | str) -> str | None:
-    """The hub's model that a name or folder comes from, as far as it says so: by its name, its place in HF's cache, or its own card."""
-    if hf.is_hub_name(name):
-        return str(name)
-    cached = re.search(r"models--([^/]+?)--([^/]+)/snapshots/", str(Path(name).absolute()))
-    if cached:
-        return f"{cached[1]}/{cached[2]}"
-    card = Path(name) / "README.md"
-    front = re.match(r"---\n(.*?)\n---\n", card.read_text(encoding="utf-8", errors="replace"), re.DOTALL) if card.is_file() else None
-    said = re.search(r"^base_model: *([\w.-]+/[\w.-]+)$", front[1], re.MULTILINE) if front else None
-    return said[1] if said else None
-
-
-POLICY = {
-    SftConfig: "A policy after the supervised start: it imitates the answers of the training cases, by cross-entropy on their tokens.",
-    GrpoConfig: "A policy after GRPO: its sampled answers were scored by a frozen criterion-conditioned reward model, with an advantage that keeps the veto.",
-}
-REWARD = (
-    "The backbone of a criterion-conditioned reward model. `heads.safetensors` holds its heads, one a tier, and `calibration.json`, where there is one, makes"
-    " probabilities of their scores. `transformers` loads the backbone as a causal language model; what it then writes was not trained."
-)
-
-
-LOADING = """## Loading it
-
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-folder = "path/to/this/folder"
-model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
-tokenizer = AutoTokenizer.from_pretrained(folder)
-```"""
-
-
-def model_card(recipe: Stage, step: int | None = None) -> str:
-    """README.md of what a stage trained: what it is, from what, and by which recipe. `step`: of the checkpoint, None the last."""
-    kind = {SftConfig: "sft", RmConfig: "rm", GrpoConfig: "grpo"}[type(recipe)]
-    is_reward = isinstance(recipe, RmConfig)
-    what = REWARD if is_reward else POLICY[type(recipe)]
-    done = recipe.steps if step is None else step
-    whole = "" if done == recipe.steps else ", so training was not finished"
-    adapted = f" Adapters of rank {recipe.lora.rank} were trained beside frozen weights; they are merged into these." if recipe.lora.rank else ""
-    trained = f"Trained by `promedical train {kind}` of promedical_jax, from `{recipe.model}`."
-    body = [
-        what,
-        f"{trained} These are the weights after step {done:,} of {recipe.steps:,}{whole}.{adapted}",
-        f"## The recipe\n\n```yaml\n{dump(recipe)}```",
-    ]
-    tags = ["promedical-jax", "jax", kind, *(["reward-model"] if is_reward else []), *(["lora"] if recipe.lora.rank else [])]
-    return _card("Reward model" if is_reward else "Policy", body, tags, base_model(recipe.model), generates=not is_reward)
-
-
-def imported_card(source: dict[str, Any]) -> str:
-    body = f"The weights of `{source.get('source', 'an unknown model')}`, brought through a checkpoint of promedical_jax and not trained there."
-    return _card("Imported weights", [body], ["promedical-jax", "jax"], source.get("base_model"), generates=True)
-
-
-def _card(title: str, body: list[str], tags: list[str], base: str | None, generates: bool) -> str:
-    front = ["library_name: transformers", *([f"base_model: {base}"] if base else []), *(["pipeline_tag: text-generation"] if generates else []), "tags:"]
-    limits = "This card is made from the recipe. It says nothing about quality or safety, and nothing here makes the model fit for clinical use."
-    text = "\n\n".join([f"# {title}", *body, LOADING, limits])
-    return "\n".join(["---", *front, *(f"- {tag}" for tag in tags), "---", "", text, ""])

@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from promedical_jax.config import GrpoConfig
 from promedical_jax.data.batches import to_devices, to_host, training_batches
@@ -27,7 +26,7 @@ from promedical_jax.rollout import Rollout, sample
 from promedical_jax.rubric import Case, Judge, Scores, Verdict, advantage, score_verdicts
 from promedical_jax.train.ledger import Judged, Ledger
 from promedical_jax.train.loop import run_steps
-from promedical_jax.train.optimizer import TrainState, make_optimizer, start, update
+from promedical_jax.train.optimizer import GradientTransformation, TrainState, make_optimizer, start, update
 from promedical_jax.train.policy import AnswerBatch, answer_log_probs, masked_mean
 from promedical_jax.train.stage import Setup, backbone, begin, check_fits, prepare, save_model
 
@@ -130,7 +129,7 @@ def roll_out(config: GrpoConfig, setup: Setup, model: ModelConfig, policy: Param
     return placed, rollout, judge(reward_model, batch, cases, config, setup.compute)
 
 
-def make_step(config: GrpoConfig, model: ModelConfig, compute: Compute, optimizer: optax.GradientTransformation, where: TrainState) -> Callable[..., Any]:
+def make_step(config: GrpoConfig, model: ModelConfig, compute: Compute, optimizer: GradientTransformation, where: TrainState) -> Callable[..., Any]:
     """The jitted update: (state, frozen parameters, reference parameters, answers, the sampler's log-probs, advantages [B, G]) -> (state, metrics)."""
     terms: dict[str, Any] = {"temperature": config.temperature, "clip_low": config.clip_low, "clip_high": config.clip_high, "kl": config.kl, "compute": compute}
 

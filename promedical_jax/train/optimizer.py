@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from optax import GradientTransformation as GradientTransformation
 
 from promedical_jax.config import Optimizer
 from promedical_jax.model.sharding import shardings
@@ -19,7 +20,7 @@ class TrainState(NamedTuple):
     step: Any  # updates done, a scalar
 
 
-def make_optimizer(config: Optimizer, steps: int) -> optax.GradientTransformation:
+def make_optimizer(config: Optimizer, steps: int) -> GradientTransformation:
     """Clip by global norm, then AdamW; norms and biases are not decayed."""
     warmup = min(config.warmup, steps)
     rate = optax.warmup_cosine_decay_schedule(
@@ -31,7 +32,7 @@ def make_optimizer(config: Optimizer, steps: int) -> optax.GradientTransformatio
     return optax.chain(optax.clip_by_global_norm(config.clip), adamw)
 
 
-def state_shardings(mesh: Mesh, axes: Any, optimizer: optax.GradientTransformation, params: Any, weights: str = "float32") -> TrainState:
+def state_shardings(mesh: Mesh, axes: Any, optimizer: GradientTransformation, params: Any, weights: str = "float32") -> TrainState:
     """Where each array of the state lives: moments and masters beside their parameters, counters everywhere. `params` may be abstract.
 
     Pinned and not left to the compiler, which returned replicated float32 gradients when asked to choose.
@@ -43,13 +44,13 @@ def state_shardings(mesh: Mesh, axes: Any, optimizer: optax.GradientTransformati
     return TrainState(placed, () if weights == "float32" else placed, moments, everywhere)
 
 
-def first_state(params: Any, optimizer: optax.GradientTransformation, weights: str = "float32") -> TrainState:
+def first_state(params: Any, optimizer: GradientTransformation, weights: str = "float32") -> TrainState:
     """The state before the first step, of float32 parameters; `weights` is the type that they are kept in."""
     masters = () if weights == "float32" else params
     return TrainState(jax.tree.map(lambda x: x.astype(weights), params), masters, optimizer.init(params), jnp.zeros((), jnp.int32))
 
 
-def start(params: Any, axes: Any, optimizer: optax.GradientTransformation, mesh: Mesh, weights: str = "float32") -> tuple[TrainState, TrainState]:
+def start(params: Any, axes: Any, optimizer: GradientTransformation, mesh: Mesh, weights: str = "float32") -> tuple[TrainState, TrainState]:
     """The state before the first step on the mesh, and its shardings. `params`: arrays in float32, or a function of no argument that makes them."""
     make: Callable[[], Any] = params if callable(params) else lambda: params
     where = state_shardings(mesh, axes, optimizer, jax.eval_shape(make), weights)
@@ -57,7 +58,7 @@ def start(params: Any, axes: Any, optimizer: optax.GradientTransformation, mesh:
     return jax.jit(lambda params: first_state(params, optimizer, weights), out_shardings=where, donate_argnums=0)(placed), where
 
 
-def update(state: TrainState, gradients: Any, optimizer: optax.GradientTransformation) -> TrainState:
+def update(state: TrainState, gradients: Any, optimizer: GradientTransformation) -> TrainState:
     """One optimizer step, in float32."""
     wide = state.masters or state.params
     gradients = jax.tree.map(lambda g: g.astype(jnp.float32), gradients)

@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from promedical_jax.cluster import chief, together
 from promedical_jax.config import RmConfig
@@ -26,7 +25,7 @@ from promedical_jax.model.transformer import FLOAT32, Compute, ModelConfig, Para
 from promedical_jax.reward import RewardBatch, calibrate, reward_files, score, score_cases
 from promedical_jax.rubric import Tier, write_cases
 from promedical_jax.train.loop import run_steps
-from promedical_jax.train.optimizer import TrainState, make_optimizer, start, update
+from promedical_jax.train.optimizer import GradientTransformation, TrainState, make_optimizer, start, update
 from promedical_jax.train.stage import backbone, begin, prepare, save_model
 
 
@@ -62,7 +61,7 @@ def _mean(x: jax.Array, mask: jax.Array) -> jax.Array:
     return jnp.sum(jnp.where(mask, x, 0.0)) / jnp.maximum(jnp.sum(mask), 1)
 
 
-def make_step(model: ModelConfig, compute: Compute, pair_weight: float, optimizer: optax.GradientTransformation, where: TrainState) -> Callable[..., Any]:
+def make_step(model: ModelConfig, compute: Compute, pair_weight: float, optimizer: GradientTransformation, where: TrainState) -> Callable[..., Any]:
     """The jitted update: (state, frozen parameters, batch, labels [B, A, K]) -> (state, metrics)."""
 
     @partial(jax.jit, donate_argnums=0, out_shardings=(where, None))

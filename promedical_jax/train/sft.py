@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from promedical_jax.config import SftConfig
 from promedical_jax.data.batches import to_devices, training_batches
@@ -15,7 +14,7 @@ from promedical_jax.data.load import answers_only
 from promedical_jax.model.lora import join
 from promedical_jax.model.transformer import FLOAT32, Compute, ModelConfig, Params
 from promedical_jax.train.loop import run_steps
-from promedical_jax.train.optimizer import TrainState, make_optimizer, start, update
+from promedical_jax.train.optimizer import GradientTransformation, TrainState, make_optimizer, start, update
 from promedical_jax.train.policy import AnswerBatch, answer_log_probs, masked_mean
 from promedical_jax.train.stage import backbone, begin, prepare, save_model
 
@@ -27,7 +26,7 @@ def loss(params: Params, config: ModelConfig, batch: AnswerBatch, compute: Compu
     return value, {"loss": value, "entropy": masked_mean(entropy, batch.mask), "num_tokens": jnp.sum(batch.mask)}
 
 
-def make_step(model: ModelConfig, compute: Compute, optimizer: optax.GradientTransformation, where: TrainState) -> Callable[..., Any]:
+def make_step(model: ModelConfig, compute: Compute, optimizer: GradientTransformation, where: TrainState) -> Callable[..., Any]:
     """The jitted update: (state, frozen parameters, batch) -> (state, metrics)."""
 
     @partial(jax.jit, donate_argnums=0, out_shardings=(where, None))

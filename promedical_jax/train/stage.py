@@ -17,7 +17,7 @@ from promedical_jax.errors import InputError
 from promedical_jax.model import hf, lora, transformer
 from promedical_jax.model.sharding import check_divisible, make_mesh, shardings
 from promedical_jax.model.transformer import Compute, ModelConfig, Params
-from promedical_jax.train.export import model_card
+from promedical_jax.train.card import model_card
 from promedical_jax.train.loop import claim
 
 

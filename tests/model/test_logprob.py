@@ -115,8 +115,8 @@ def test_any_shape_in_any_chunks(b: int, t: int, d: int, v: int, memory: int, se
 
 
 @pytest.mark.parametrize(("v", "tokens", "rows", "count"), [
-    (151_936, 4_096, 4_096, 38), (151_936, 16_384, 1_024, 149), (151_936, 10**6, 1_024, 149), (151_936, 1, 151_936, 1),
-    (10_000, 2_048, 5_120, 2),  # not 8,192 and a second one that repeats most of the first
+    (151_936, 4_096, 4_096, 38), (151_936, 16_384, 1_024, 149), (151_936, 10**6, 1_024, 149), (151_936, 1, 38_016, 4),  # never the whole matrix at once
+    (10_000, 2_048, 2_560, 4), (3_000, 6_000, 1_536, 2),  # not 8,192 and a second one that repeats most of the first
     (50, 4_096, 50, 1), (50, 0, 50, 1),
 ])  # fmt: skip
 def test_chunks_are_few_and_even(v: int, tokens: int, rows: int, count: int) -> None:
