@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from promedical_jax.model import transformer
 from promedical_jax.model.layout import assemble, last_valid, nodes_of, tree
 from promedical_jax.model.logprob import chosen_log_prob, to_logits
-from promedical_jax.model.sharding import pin
+from promedical_jax.model.sharding import out, pin
 from promedical_jax.model.transformer import FLOAT32, Compute, ModelConfig, Params
 
 
@@ -57,9 +57,10 @@ def sample(params: Params, config: ModelConfig, prompts: jax.Array, lengths: jax
 
     def step(state):
         t, hidden, suffix, running, tokens, chosen, count = state
-        logits = pin(to_logits(hidden, unembed, 1.0), "batch", None, None)
-        noise = jax.vmap(jax.vmap(lambda k: jax.random.gumbel(jax.random.fold_in(k, t), logits.shape[-1:])))(draws)
-        token = jnp.argmax(logits + temperature * pin(noise, "batch", None, None), -1)  # the Gumbel-max trick; at temperature 0 the arg max
+        logits = to_logits(hidden, unembed, 1.0)  # split along the vocabulary, as the noise is: each device draws and compares its part
+        draw = lambda k: jax.random.gumbel(jax.random.fold_in(k, t), logits.shape[-1:], out_sharding=out("vocabulary"))  # noqa: E731
+        noise = pin(jax.vmap(jax.vmap(draw))(draws), "batch", None, "vocabulary")
+        token = jnp.argmax(logits + temperature * noise, -1)  # the Gumbel-max trick; at temperature 0 the arg max
         log_prob = chosen_log_prob(logits / jnp.where(temperature > 0, temperature, 1.0), token)
         tokens = jax.lax.dynamic_update_index_in_dim(tokens, jnp.where(running, token, 0), t, 2)
         chosen = jax.lax.dynamic_update_index_in_dim(chosen, jnp.where(running, log_prob, 0.0), t, 2)

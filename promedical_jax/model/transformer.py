@@ -187,9 +187,23 @@ def stack_of(params: Params) -> Params:
 
 def embed(params: Params, tokens: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """[B, T] -> [B, T, D]. Each device looks its part of the width up for the whole slice's tokens, then rows move home: the table never travels."""
-    tokens = pin(tokens, "slice_batch", None)
-    looked_up = params["embed"].at[tokens].get(out_sharding=out("slice_batch", None, "width"))
+    looked_up = _look_up(params["embed"], pin(tokens, "slice_batch", None))
     return pin(looked_up.astype(dtype), "batch", None, None)
+
+
+@jax.custom_vjp
+def _look_up(table: jax.Array, tokens: jax.Array) -> jax.Array:
+    return table.at[tokens].get(out_sharding=out("slice_batch", None, "width"))
+
+
+def _look_up_backward(kept, given: jax.Array):
+    """The gradients of a token's places are summed in float32, whatever the table's type: a common token has thousands of places."""
+    table, tokens = kept
+    _, pull = jax.vjp(lambda wide: wide.at[tokens].get(out_sharding=out("slice_batch", None, "width")), table.astype(jnp.float32))
+    return pull(given.astype(jnp.float32))[0].astype(table.dtype), None
+
+
+_look_up.defvjp(lambda table, tokens: (_look_up(table, tokens), (table, tokens)), _look_up_backward)
 
 
 def unembedding(params: Params) -> jax.Array:

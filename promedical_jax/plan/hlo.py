@@ -74,15 +74,15 @@ def _walk(computations: dict[str, list[str]], name: str, reading: Reading, times
             fused = one.kind == "all-reduce" and "all-reduce-scatter" in name  # how the TPU compiler writes a reduce-scatter
             reading.collectives.append(replace(one, kind="reduce-scatter") if fused else one)
         for called in _called(line):
-            # A fused operation's cycles stand at the call; what travels stands inside.
-            inside = Reading() if estimate or " fusion(" in line else reading
+            # A fused operation's cycles stand at the call, and those of another core beside the program are no cycles of it; what travels stands inside.
+            inside = Reading() if estimate or re.search(r" (?:fusion|call-start)\(", line) else reading
             _walk(computations, called, inside, times, loops)
             if inside is not reading:
                 reading.collectives.extend(inside.collectives)
 
 
 def _called(line: str) -> Iterator[str]:
-    if re.search(r" (?:call|conditional|fusion|async-start)\(", line):
+    if re.search(r" (?:call|call-start|conditional|fusion|async-start)\(", line):
         for names in re.findall(r"(?:to_apply|calls|called_computations|branch_computations)=(\{[^}]*\}|%?[\w.\-]+)", line):
             yield from re.findall(r"[\w.\-]+", names)
 

@@ -17,9 +17,8 @@ from promedical_jax.data.batches import to_devices, to_host, training_batches
 from promedical_jax.data.encode import measure, stop_token
 from promedical_jax.data.load import load_tokenizer
 from promedical_jax.errors import InputError
-from promedical_jax.model import hf, transformer
+from promedical_jax.model import hf
 from promedical_jax.model.lora import join
-from promedical_jax.model.sharding import shardings
 from promedical_jax.model.transformer import FLOAT32, Compute, ModelConfig, Params
 from promedical_jax.reward import RewardBatch, RewardModel, check_reward_model, jit_score, load_reward_model
 from promedical_jax.rollout import Rollout, sample
@@ -28,7 +27,7 @@ from promedical_jax.train.ledger import Judged, Ledger
 from promedical_jax.train.loop import run_steps
 from promedical_jax.train.optimizer import GradientTransformation, TrainState, make_optimizer, start, update
 from promedical_jax.train.policy import AnswerBatch, answer_log_probs, masked_mean
-from promedical_jax.train.stage import Setup, backbone, begin, check_fits, prepare, save_model
+from promedical_jax.train.stage import Setup, backbone, begin, check_fits, frozen_start, prepare, save_model
 
 
 def loss(params: Params, config: ModelConfig, batch: AnswerBatch, old: jax.Array, reference: jax.Array, advantages: jax.Array, *, temperature: float,
@@ -95,8 +94,7 @@ def run(config: GrpoConfig, truth: Judge | None = None) -> None:
     optimizer = make_optimizer(config.optimizer, config.steps)
     with jax.set_mesh(setup.mesh):
         model, parts = backbone(config, setup, jax.random.key(config.seed))
-        # The frozen start: with adapters it is what they adapt, else a second copy in the type that products compute in.
-        reference = parts.frozen or hf.load(setup.folder, setup.model, shardings(setup.mesh, transformer.axes(setup.model)), config.dtype)
+        start_of_policy = frozen_start(config, setup, parts)
         state, where = start(parts.trained, parts.axes, optimizer, setup.mesh, config.weights)
         reward_model = load_reward_model(judge_folder, setup.mesh, config.dtype)
         step = make_step(config, model, setup.compute, optimizer, where)
@@ -108,7 +106,7 @@ def run(config: GrpoConfig, truth: Judge | None = None) -> None:
             placed, rollout, judged = roll_out(config, setup, model, policy, reward_model, host, cases, number)
             answers = AnswerBatch(placed["prompt"], placed["prompt_length"], rollout.tokens, rollout.lengths)
             advantages = to_devices({"advantage": judged.advantage.astype(np.float32)})["advantage"]
-            state, metrics = step(state, parts.frozen, reference, answers, rollout.log_probs, advantages)
+            state, metrics = step(state, parts.frozen, start_of_policy, answers, rollout.log_probs, advantages)
             return state, metrics | ledger.record(number, cases, rollout, judged)
 
         state = run_steps(config, "GRPO", state, where, batches, advance, shown=("reward", "s1", "safe", "kl"), begin=ledger.begin, before_save=ledger.flush,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from promedical_jax import cluster
 from promedical_jax.config import Lora, Stage
@@ -115,6 +116,15 @@ def backbone(config: Stage, setup: Setup, key: jax.Array) -> tuple[ModelConfig, 
         adapters, _ = hf.load_adapter(config.lora.start, model, shardings(setup.mesh, axes)["adapters"])
         return model, Parts(weights, {"adapters": adapters}, axes)
     return model, Parts(weights, lambda: {"adapters": lora.init(setup.model, config.lora.rank, targets, key)}, axes)
+
+
+def frozen_start(config: Stage, setup: Setup, parts: Parts) -> Params:
+    """The parameters that training starts from, to stay as they are: with adapters what they adapt, without a second copy, else in the products' type."""
+    if not parts.frozen:
+        weights = hf.load(setup.folder, setup.model, shardings(setup.mesh, transformer.axes(setup.model)), config.dtype)
+        assert weights is not None, "the stage asks for trained weights"
+        return weights
+    return parts.frozen if callable(parts.trained) else lora.join(parts.frozen, jax.tree.map(jnp.copy, parts.trained))
 
 
 def save_model(config: Stage, model: ModelConfig, params: Params, extra: dict[str, bytes] | None = None) -> None:

@@ -9,6 +9,7 @@ from tiny import CONFIG, close, policy, ragged, reward_batch, reward_params
 
 from promedical_jax.model import transformer
 from promedical_jax.model.layout import assemble, tree
+from promedical_jax.model.transformer import Compute
 from promedical_jax.reward import jit_score
 
 B, P, G, R, K, C = 2, 6, 3, 5, 2, 4
@@ -120,6 +121,6 @@ def test_a_score_depends_on_each_of_the_three() -> None:
 
 def test_bfloat16_is_near_float32() -> None:
     batch = reward_batch()
-    wide, narrow = (np.asarray(jit_score(reward_params(), CONFIG, batch, dtype=dtype)) for dtype in (jnp.float32, jnp.bfloat16))
+    wide, narrow = (np.asarray(jit_score(reward_params(), CONFIG, batch, compute=Compute(dtype))) for dtype in ("float32", "bfloat16"))
     assert narrow.dtype == np.float32
     assert 0 < np.abs(narrow - wide).max() < 0.15

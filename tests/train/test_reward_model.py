@@ -100,7 +100,7 @@ def test_a_saved_reward_model_is_the_same_one(tmp_path: Path) -> None:
     ("calibration.json", b'{"proficiency": {"scale": 1, "shift": 0}}', "cannot be read"),
     ("calibration.json", b'{"proficiency": 1, "excellence": 1, "safety": 1}', "cannot be read"),
     ("heads.safetensors", b"junk", "heads.safetensors: "),
-    ("heads.safetensors", safetensors.numpy.save({"weight": np.zeros((2, 16), np.float32), "bias": np.zeros(2, np.float32)}), r"has tensors .*config.json asks for"),
+    ("heads.safetensors", safetensors.numpy.save({"weight": np.zeros((2, 16), np.float32), "bias": np.zeros(2, np.float32)}), "config.json asks for"),
 ])  # fmt: skip
 def test_damaged_files_are_sentences(name: str, content: bytes, sentence: str, tmp_path: Path) -> None:
     save_reward_model(tmp_path / "rm", RewardModel(reward_params(), CONFIG, UNCALIBRATED), build_tokenizer())
