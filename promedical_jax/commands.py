@@ -132,6 +132,7 @@ def _preview_stage(config: Stage) -> dict[str, str]:
     from promedical_jax.data.load import answers_only, encode_file, load_tokenizer
     from promedical_jax.model import hf
     from promedical_jax.reward import check_reward_model
+    from promedical_jax.train.source import find
 
     recipe = config.out / "recipe.yaml"
     if recipe.exists() and recipe.read_text() != dump(config):
@@ -141,13 +142,14 @@ def _preview_stage(config: Stage) -> dict[str, str]:
     for name in ("model", "reward_model"):
         folder = getattr(config, name, None)
         if folder is not None:
-            given, folder = folder, hf.resolve(folder, weights=False)
+            given, source = folder, find(folder, weights=False)
+            folder = source.folder
             model = hf.read_config(folder)
             tokenizer = hf.resolve(config.tokenizer, weights=False) if config.tokenizer and name == "model" else folder
             tokenizers[name] = load_tokenizer(tokenizer, model.vocabulary)
             if name == "reward_model" and given == folder:  # one on the hub is looked at when it is fetched
                 check_reward_model(folder)
-            weights = "its weights" if hf.has_weights(folder) or given != folder else "random weights"
+            weights = "its weights" if source.has_weights() or given != folder else "random weights"
             lines[name] = f"{given}: {model.depth} layers of width {model.width}, {model.vocabulary:,} tokens, {weights}"
     for name in ("cases", "held_out"):
         path = getattr(config, name, None)

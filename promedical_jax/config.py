@@ -47,6 +47,7 @@ class Shapes(Settings):
     criterion: Positive | None = None
 
 
+MODEL = "HF folder (without safetensors: random weights), name on the hub, or checkpoint folder of a run or of `promedical import`"
 REMAT = "full: the backward pass computes each layer again from its input; attention: but not attention; offload: both kept on the host; none: keeps all"
 
 
@@ -66,7 +67,7 @@ class Stage(Settings):
 
     out: Path = Field(description="run folder: checkpoints, metrics, the trained model")
     cases: Path = Field(description="training cases, .jsonl or .parquet")
-    model: Path = Field(description="model folder: HF config.json and tokenizer; with safetensors its weights, without them random ones")
+    model: Path = Field(description=MODEL)
     tokenizer: Path | None = Field(None, description="folder of the tokenizer, where the model folder has none")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     steps: Positive = 100

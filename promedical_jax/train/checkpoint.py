@@ -54,8 +54,10 @@ def steps(folder: Path) -> list[int]:
     return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal() and path.is_dir())
 
 
-def read_parameters(folder: Path, step: int | None = None, masters: bool = False) -> tuple[Any, int]:
-    """The parameters of the newest checkpoint, or of `step`, without the optimizer's state, on this process's first device; and its step.
+def read_parameters(folder: Path, step: int | None = None, masters: bool = False, wanted: Any = None) -> tuple[Any, int]:
+    """The parameters of the newest checkpoint, or of `step`, without the optimizer's state; and its step.
+
+    `wanted`: what they are to be, a tree of jax.ShapeDtypeStruct with shardings; None takes them as they are, on this process's first device.
 
     `masters`: the float32 ones, where there are some. Takes no lock, writes and removes nothing; a checkpoint that the run removed meanwhile is given up
     for a newer one. Raises InputError where there is none, or where it cannot be read.
@@ -70,7 +72,7 @@ def read_parameters(folder: Path, step: int | None = None, masters: bool = False
         path = folder.absolute() / str(chosen)
         files = _files(path)
         try:
-            params = _read(path, masters)
+            params = _read(path, masters, wanted)
         except Exception as error:  # Orbax and TensorStore raise all kinds, Exception itself among them
             if files != _files(path):
                 continue
@@ -81,18 +83,27 @@ def read_parameters(folder: Path, step: int | None = None, masters: bool = False
     raise InputError(f"{folder}: each of {ATTEMPTS} checkpoints was removed while it was read; try again, or export when the run has finished")
 
 
+def saved_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the newest checkpoint's parameters by their paths, without reading them. Raises InputError where there are none."""
+    present = steps(folder)
+    if not present:
+        raise InputError(f"{folder}: holds no complete checkpoint yet; wait for the run's first, or give another folder")
+    saved = ocp.checkpointables_metadata(folder.absolute() / str(present[-1])).metadata.get("state") or {}
+    return {jax.tree_util.keystr(path): tuple(x.shape) for path, x in jax.tree.leaves_with_path(saved.get("params", {}))}
+
+
 def write_parameters(folder: Path, step: int, params: Any) -> None:
     """A checkpoint of parameters alone, which `read_parameters` reads."""
     ocp.save_checkpointables(folder.absolute() / str(step), {"state": {"params": params}})
 
 
-def _read(path: Path, masters: bool) -> Any:
+def _read(path: Path, masters: bool, wanted: Any) -> Any:
     saved = ocp.checkpointables_metadata(path).metadata.get("state")
     if not saved or "params" not in saved:
         raise ValueError("it holds no parameters, or not all of its files")
     name = "masters" if masters and saved.get("masters") else "params"
     here = SingleDeviceSharding(jax.local_devices()[0])
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), saved[name])
+    abstract = wanted or jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), saved[name])
     with ocp.Context(pytree_options=ocp.options.PyTreeOptions(loading=ocp.options.PyTreeOptions.Loading(partial_load=True))):
         return ocp.load_checkpointables(path, {"state": {name: abstract}})["state"][name]
 

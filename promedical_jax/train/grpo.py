@@ -85,7 +85,7 @@ def run(config: GrpoConfig, truth: Judge | None = None) -> None:
     check_reward_model(judge_folder)
     if load_tokenizer(judge_folder, judge_config.vocabulary).get_vocab() != setup.tokenizer.get_vocab():
         raise InputError(f"{config.reward_model}: its tokenizer differs from that of {config.model}; both must read the same tokens")
-    if not hf.has_weights(setup.folder):
+    if not setup.source.has_weights():
         raise InputError(f"{config.model}: no weights; GRPO starts from a trained policy (see `promedical train sft`)")
     sizes = measure(setup.cases, config.shapes, str(config.cases))
     batches = training_batches(setup.cases, sizes, config.batch, config.seed, str(config.cases))

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,14 +19,15 @@ from promedical_jax.model.sharding import check_divisible, make_mesh, shardings
 from promedical_jax.model.transformer import Compute, ModelConfig, Params
 from promedical_jax.train.card import model_card
 from promedical_jax.train.loop import claim
+from promedical_jax.train.source import Source, check, find, load
 
 
 @dataclass(frozen=True)
 class Setup:
-    """A stage's mesh, model folder and config, tokenizer and encoded training cases."""
+    """A stage's mesh, its model's source and config, tokenizer and encoded training cases."""
 
     mesh: jax.sharding.Mesh
-    folder: Path
+    source: Source
     model: ModelConfig
     tokenizer: Any
     cases: Sequence[Encoded]
@@ -52,14 +52,14 @@ def prepare(config: Stage) -> Setup:
 
 def _read(config: Stage) -> Setup:
     mesh = make_mesh(config.mesh.fsdp, config.mesh.tp, config.mesh.slice)
-    folder = hf.resolve(config.model)
-    model = hf.read_config(folder)
+    source = find(config.model)
+    model = hf.read_config(source.folder)
     check_fits(mesh, model, config.batch)
-    if hf.check(folder, model) is None and config.lora.rank:
+    if not check(source, model) and config.lora.rank:
         raise InputError(f"{config.model}: has no weights, and LoRA adapts trained ones; set lora.rank to 0 or name a model with weights")
     check_adapter(config.lora, model)
-    tokenizer = load_tokenizer(hf.resolve(config.tokenizer, weights=False) if config.tokenizer else folder, model.vocabulary)
-    return Setup(mesh, folder, model, tokenizer, encode_file(config.cases, tokenizer), Compute(config.dtype, config.remat))
+    tokenizer = load_tokenizer(hf.resolve(config.tokenizer, weights=False) if config.tokenizer else source.folder, model.vocabulary)
+    return Setup(mesh, source, model, tokenizer, encode_file(config.cases, tokenizer), Compute(config.dtype, config.remat))
 
 
 def begin(config: Stage, setup: Setup, stage: str) -> bool:
@@ -69,7 +69,7 @@ def begin(config: Stage, setup: Setup, stage: str) -> bool:
     """
     finished = claim(config, stage)
     tokenizer = hf.resolve(config.tokenizer, weights=False) if config.tokenizer else None
-    hf.keep_companions(config.out / "base", setup.folder, tokenizer)
+    hf.keep_companions(config.out / "base", setup.source.folder, tokenizer)
     return finished
 
 
@@ -105,9 +105,9 @@ def backbone(config: Stage, setup: Setup, key: jax.Array) -> tuple[ModelConfig, 
     """
     where = shardings(setup.mesh, transformer.axes(setup.model))
     if not config.lora.rank:
-        weights = hf.load(setup.folder, setup.model, where)
+        weights = load(setup.source, setup.model, where)
         return setup.model, Parts({}, partial(transformer.init, setup.model, key) if weights is None else weights, transformer.axes(setup.model))
-    weights = hf.load(setup.folder, setup.model, where, config.dtype)
+    weights = load(setup.source, setup.model, where, config.dtype)
     assert weights is not None  # as `prepare` saw
     targets = config.lora.targets
     axes = {"adapters": lora.axes(targets)}
@@ -121,7 +121,7 @@ def backbone(config: Stage, setup: Setup, key: jax.Array) -> tuple[ModelConfig, 
 def frozen_start(config: Stage, setup: Setup, parts: Parts) -> Params:
     """The parameters that training starts from, to stay as they are: with adapters what they adapt, without a second copy, else in the products' type."""
     if not parts.frozen:
-        weights = hf.load(setup.folder, setup.model, shardings(setup.mesh, transformer.axes(setup.model)), config.dtype)
+        weights = load(setup.source, setup.model, shardings(setup.mesh, transformer.axes(setup.model)), config.dtype)
         assert weights is not None, "the stage asks for trained weights"
         return weights
     return parts.frozen if callable(parts.trained) else lora.join(parts.frozen, jax.tree.map(jnp.copy, parts.trained))

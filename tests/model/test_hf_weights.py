@@ -540,7 +540,7 @@ def test_a_folder_is_itself_and_a_name_is_the_snapshot_of_the_hub(base: Path, hu
     assert {name for name, _ in hub} == {"Qwen/Qwen3-0.6B"}
     small, whole = hub[0][1], hub[1][1]
     assert not any("safetensors" in pattern for pattern in small) and {"config.json", "tokenizer.json", "chat_template.jinja"} <= set(small)
-    assert set(whole) - set(small) == {"model*.safetensors", "model.safetensors.index.json"}
+    assert set(whole) - set(small) == {"model*.safetensors", "model.safetensors.index.json", "heads.safetensors", "calibration.json"}
 
 
 @pytest.mark.parametrize("name", ["nothing", "a/b/c", "/no/such/folder", "-x/y", "a b/c", "../up", "org/"])

@@ -16,17 +16,20 @@ import jax
 import numpy as np
 import pytest
 import yaml
+from folders import save_policy
 from safetensors.numpy import load_file
 from tiny import CONFIG, policy, reward_params
 
 from promedical_jax.cli import main
-from promedical_jax.config import GrpoConfig, Lora, RmConfig, SftConfig, Stage
+from promedical_jax.clinic import build_tokenizer, make_cases
+from promedical_jax.config import GrpoConfig, Lora, Mesh, RmConfig, SftConfig, Stage
 from promedical_jax.errors import InputError
 from promedical_jax.model import hf, lora, transformer
 from promedical_jax.model.sharding import make_mesh, shardings
 from promedical_jax.recipe import dump
 from promedical_jax.reward import axes as reward_axes
-from promedical_jax.train import checkpoint, export
+from promedical_jax.rubric import write_cases
+from promedical_jax.train import checkpoint, export, sft
 from promedical_jax.train.checkpoint import Checkpoints, read_parameters
 from promedical_jax.train.optimizer import TrainState
 
@@ -151,9 +154,9 @@ def test_a_checkpoint_that_is_removed_meanwhile_is_given_up_for_a_newer_one(mode
     (folder / "6").rename(tmp_path / "newer")
     read, reads = checkpoint._read, []
 
-    def removed_once_read(path: Path, masters: bool):
+    def removed_once_read(path: Path, *rest):
         reads.append(path.name)
-        found = read(path, masters)
+        found = read(path, *rest)
         if len(reads) == 1:
             (tmp_path / "newer").rename(folder / "6")
             shutil.rmtree(folder / "3")
@@ -186,7 +189,7 @@ def test_a_checkpoint_in_removal_never_gives_other_weights(model: Path, tmp_path
 
 def test_one_that_keeps_vanishing_is_an_error(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = run(model) / "checkpoints"
-    monkeypatch.setattr(checkpoint, "_read", lambda path, masters: (path / f"{time.monotonic_ns()}").write_text(""))
+    monkeypatch.setattr(checkpoint, "_read", lambda path, *_: (path / f"{time.monotonic_ns()}").write_text(""))
     with pytest.raises(InputError, match="each of 5 checkpoints was removed while it was read"):
         read_parameters(folder)
 
@@ -391,3 +394,30 @@ def test_a_killed_export_leaves_nothing_that_loads(model: Path, tmp_path: Path, 
         hf.load(left[0], CONFIG)
     say(capsys, "export", folder, "--out", out)  # and is no hindrance
     same(loaded(out), policy(seed=5))
+
+
+# A checkpoint as the model of a stage
+
+
+def test_a_stage_starts_from_an_imported_model_as_from_its_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tokenizer = build_tokenizer()
+    config = replace(CONFIG, vocabulary=len(tokenizer))
+    save_policy(tmp_path / "hf", policy(config), config, tokenizer)
+    write_cases(tmp_path / "cases.jsonl", make_cases(8, seed=0, answers=1))
+    assert main(["import", str(tmp_path / "hf"), "--out", str(tmp_path / "imported")]) == 0
+    losses = {}
+    for source in ("hf", "imported"):
+        common = {"cases": tmp_path / "cases.jsonl", "steps": 2, "batch": 8, "log_every": 1, "mesh": Mesh(fsdp=4, tp=2)}
+        sft.run(SftConfig(out=tmp_path / f"run-{source}", model=tmp_path / source, **common))
+        losses[source] = [json.loads(line)["loss"] for line in (tmp_path / f"run-{source}" / "metrics.jsonl").read_text().splitlines()]
+    assert losses["hf"] == losses["imported"] and len(losses["hf"]) == 2
+    # A run's newest checkpoint is such a source too, and another model's is refused before training.
+    out = tmp_path / "next"
+    arguments = ["train", "sft", "--cases", tmp_path / "cases.jsonl", "--steps", "1", "--batch", "8", "--model"]
+    assert main([*map(str, arguments), str(tmp_path / "run-hf"), "--out", str(out)]) == 0
+    assert json.loads((out / "metrics.jsonl").read_text().splitlines()[0])["loss"] < losses["hf"][0]
+    capsys.readouterr()
+    fields = json.loads((tmp_path / "imported" / "base" / "config.json").read_text())
+    (tmp_path / "imported" / "base" / "config.json").write_text(json.dumps(fields | {"intermediate_size": 32}))
+    assert main([*map(str, arguments), str(tmp_path / "imported"), "--out", str(tmp_path / "other")]) == 2
+    assert "has shape" in capsys.readouterr().err and not (tmp_path / "other").exists()

@@ -203,8 +203,8 @@ def test_masters_move_where_bfloat16_alone_would_stand_still(before: Any) -> Non
     wanted, found = moved(wide.advance(STEPS).params, before), moved(kept.advance(STEPS).masters, before)
     assert wide.state.masters == () and size(wanted) > 0.5 * STEPS * RATE * sum(x.size for x in jax.tree.leaves(before)) ** 0.5
     apart = jax.tree.map(np.subtract, found, wanted)
-    assert size(apart) < 1e-2 * size(wanted)
-    assert size(apart["embed"]) < 2e-2 * size(wanted["embed"])  # a sum over the tokens that read it: in bfloat16 it would be twice as far off
+    # A gradient is rounded to bfloat16 once, 2^-8, and Adam's move keeps about that of it; most of it where a gradient is near zero.
+    assert size(apart) < 2e-2 * size(wanted) and size(apart["embed"]) < 4e-2 * size(wanted["embed"])
 
     # The same update of bfloat16 parameters alone: a move of RATE is lost beside whatever is larger than 2 RATE / UNIT.
     alone = narrow(before)

@@ -23,7 +23,7 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD = re.compile(r"model-(\d+)-of-(\d+)\.safetensors")
 FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 NO_MESH = Mesh(np.empty((), object), ())  # placement is given here, array by array; a mesh around the caller would only add its own
-BESIDE = ("heads.safetensors", "adapter_model.safetensors")  # weights of other things, which may stand beside a model's or without them
+HEADS = "heads.safetensors"  # a reward model's, beside its backbone's weights
 
 
 class Stored(NamedTuple):
@@ -157,7 +157,7 @@ def _files(folder: Path) -> dict[Path, list[str]]:
         if absent:
             raise InputError(f"{folder}: {absent[0]} is missing, {len(shards)} of {len(wanted)} weight files are here; fetch the checkpoint again")
         return {folder / name: [] for name in shards}
-    other = sorted(name for name in present if name.endswith(".safetensors") and name not in BESIDE)
+    other = sorted(name for name in present if name.endswith(".safetensors") and name != HEADS)
     if other:
         raise InputError(f"{folder / other[0]}: not a name of weights; they are {SINGLE}, or model-00001-of-0000N.safetensors with {INDEX}")
     torch = sorted(name for name in present if re.fullmatch(r"(pytorch_model|model|consolidated).*\.(bin|pt|pth)|.*\.gguf", name))
