@@ -20,7 +20,7 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array, layout: L
     match platform():
         case "tpu":
             return splash.splash_attention(q, k, v, valid, layout)
-        case "gpu" if cudnn.takes(q):
+        case "gpu" | "cuda" if cudnn.takes(q):
             return cudnn.cudnn_attention(q, k, v, valid, layout)
         case _:
             return level_attention(q, k, v, valid, layout)

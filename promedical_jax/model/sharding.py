@@ -56,7 +56,7 @@ def in_mesh() -> bool:
 
 
 def platform() -> str:
-    """What the arrays at hand are computed on: "cpu", "gpu" or "tpu"; under a mesh its devices, also one that is only compiled for."""
+    """What the arrays at hand are computed on: "cpu", "tpu", or "gpu" ("cuda" in some versions of JAX); under a mesh its devices, also only compiled for."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return jax.default_backend() if device is None else device.platform
 
