@@ -25,9 +25,9 @@ SHAPES = {
     "rollout": ["--answers", "8", "--tp", "8"],
 }
 BATCHES = {  # cases over all devices, in the order of TOPOLOGIES
-    "sft": (32, 64, 32, 64),
+    "sft": (32, 64, 32, 32),
     "rm": (16, 32, 16, 32),
-    "grpo": (16, 16, 8, 16),
+    "grpo": (16, 16, 8, 8),
     "rollout": (16, 64, 16, 64),
 }
 SHORTER = {("grpo", "v5e:4x4"): ["--answer", "512"]}  # 16 GiB do not hold a group of eight answers of 1,024 tokens
