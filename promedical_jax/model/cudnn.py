@@ -4,13 +4,14 @@ A level's nodes are folded into the batch, each with its ancestors' keys in fron
 cuDNN needs no mask; below it a mask of [node, query, key] says what is padding, a few megabytes for answers of a thousand tokens.
 """
 
+from functools import partial
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from promedical_jax.model.layout import Layout, nodes_of
-from promedical_jax.model.sharding import in_mesh, spec
+from promedical_jax.model.sharding import on_each_device, spec
 
 Implementation = Literal["cudnn", "xla"]
 
@@ -25,14 +26,9 @@ def cudnn_attention(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array, 
 
     `implementation` is that of `jax.nn.dot_product_attention`; "xla" computes the same without a GPU.
     """
-
-    def local(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array) -> jax.Array:
-        return _on_one_device(q, k, v, valid, layout, implementation)
-
-    if in_mesh():
-        placed = spec("batch", None, "kv_heads"), spec("batch")
-        local = jax.shard_map(local, in_specs=(placed[0],) * 3 + (placed[1],), out_specs=placed[0], check_vma=False)
-    return local(q, k, v, valid)
+    heads, rows = spec("batch", None, "kv_heads"), spec("batch")
+    local = partial(_on_one_device, layout=layout, implementation=implementation)
+    return on_each_device(local, (heads, heads, heads, rows), heads)(q, k, v, valid)
 
 
 def _on_one_device(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array, layout: Layout, implementation: Implementation) -> jax.Array:

@@ -8,14 +8,12 @@ for the unembedding's gradient (LoRA), the compiler drops all that computes it.
 Letters: n tokens of one device, D width, V vocabulary rows of one device, v rows of a chunk.
 """
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from promedical_jax.model.sharding import gather, in_mesh, out, pin, spec
+from promedical_jax.model.sharding import gather, in_mesh, on_each_device, out, pin, spec
 
 LOGITS_IN_MEMORY = 2**24  # elements of one chunk's logits on a device: 64 MiB in float32
 LEAST_ROWS = 1024  # of a chunk, however many tokens: with fewer, reading and writing the hidden states' gradient takes longer than the products do
@@ -47,27 +45,20 @@ def _log_probs(hidden: jax.Array, unembed: jax.Array, targets: jax.Array, scale:
 
 def _forward(hidden, unembed, targets, scale):
     tokens, states, rows = spec("batch"), spec("batch"), spec("vocabulary", "width")
-    chosen, entropy, *normaliser = _on_devices(_forward_local, (states, rows, tokens, spec()), (tokens,) * 4)(hidden, unembed, targets, scale)
+    local = on_each_device(partial(_forward_local, meshed=in_mesh()), (states, rows, tokens, spec()), (tokens,) * 4)
+    chosen, entropy, *normaliser = local(hidden, unembed, targets, scale)
     return (chosen, entropy), (hidden, unembed, targets, scale, entropy, *normaliser)
 
 
 def _backward(kept, given):
     hidden, unembed, targets, scale, *known = kept
     tokens, states, rows = spec("batch"), spec("batch"), spec("vocabulary", "width")
-    to_hidden, to_unembed = _on_devices(_backward_local, (states, rows, *[tokens] * 6, spec()), (states, rows))(
-        hidden, unembed, targets, *known, *given, scale
-    )
+    local = on_each_device(partial(_backward_local, meshed=in_mesh()), (states, rows, *[tokens] * 6, spec()), (states, rows))
+    to_hidden, to_unembed = local(hidden, unembed, targets, *known, *given, scale)
     return to_hidden, to_unembed, None, None
 
 
 _log_probs.defvjp(_forward, _backward)
-
-
-def _on_devices(function: Callable[..., Any], taken: tuple, given: tuple) -> Callable[..., Any]:
-    """`function` on each device's part of its arguments; it is told whether there are other devices to speak with."""
-    if not in_mesh():
-        return partial(function, meshed=False)
-    return jax.shard_map(partial(function, meshed=True), in_specs=taken, out_specs=given, check_vma=False)
 
 
 def _chunks(unembed: jax.Array, tokens: int) -> tuple[int, int]:

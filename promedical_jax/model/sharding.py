@@ -6,6 +6,8 @@ Outside a mesh every function here leaves its array alone, so the model also run
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -82,6 +84,11 @@ def reshape(x: jax.Array, shape: tuple[int, ...], back: int = 0) -> jax.Array:
 def gather(x: jax.Array, axes: Axes) -> jax.Array:
     """A parameter ready for use: gathered along fsdp, still split along tp. Cast to the compute type before, so that half the bytes travel."""
     return pin(x, *(None if axis == "width" else axis for axis in axes))
+
+
+def on_each_device(function: Callable[..., Any], taken: tuple[Any, ...], given: Any) -> Callable[..., Any]:
+    """`function` on each device's part of its arguments, partitioned as `taken`, its results as `given`; outside a mesh the function itself."""
+    return jax.shard_map(function, in_specs=taken, out_specs=given, check_vma=False) if in_mesh() else function
 
 
 def shardings(mesh: Mesh, axes_tree):

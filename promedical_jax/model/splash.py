@@ -12,7 +12,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
 from promedical_jax.model.layout import Layout
-from promedical_jax.model.sharding import in_mesh, spec
+from promedical_jax.model.sharding import on_each_device, spec
 
 LANES = 128  # the kernel's unit of tokens and of head size
 
@@ -47,11 +47,9 @@ def _sees(layout: Layout, q: Any, k: Any) -> Any:
 
 def splash_attention(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array, layout: Layout, interpret: bool = False) -> jax.Array:
     """q: [B, T, K, Q, H], k and v: [B, T, K, H], valid: [B, T] -> [B, T, K, Q, H]. `interpret` runs the kernel's program without a TPU."""
+    heads, rows = spec("batch", None, "kv_heads"), spec("batch")
     local = partial(_on_one_device, layout=layout, interpret=interpret)
-    if in_mesh():
-        placed = spec("batch", None, "kv_heads"), spec("batch")
-        local = jax.shard_map(local, in_specs=(placed[0],) * 3 + (placed[1],), out_specs=placed[0], check_vma=False)
-    return local(q, k, v, valid)
+    return on_each_device(local, (heads, heads, heads, rows), heads)(q, k, v, valid)
 
 
 def _on_one_device(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array, layout: Layout, interpret: bool) -> jax.Array:

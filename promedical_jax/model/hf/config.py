@@ -44,13 +44,14 @@ SCALINGS: dict[str, set[str]] = {"default": set(), "yarn": YARN_FIELDS, "llama3"
 def read_config(folder: Path) -> ModelConfig:
     """The config of a model folder. Raises InputError for a missing file, another architecture or a field we do not implement."""
     path = folder / "config.json"
-    return parse_config(read_fields(path), str(path))
+    fields = read_fields(path, "a model is a folder with HF's config.json", "take the config.json of a dense Qwen3 or Llama 3")
+    return parse_config(fields, str(path))
 
 
-def read_fields(path: Path) -> Fields:
-    """The fields of a config.json as they stand. Raises InputError for a file that is missing or no JSON object."""
+def read_fields(path: Path, absent: str, other: str) -> Fields:
+    """The fields of a JSON file as they stand. Raises InputError for one that is missing, with the hint `absent`, or no JSON object, with `other`."""
     if not path.is_file():
-        raise InputError(f"{path}: no such file; a model is a folder with HF's config.json")
+        raise InputError(f"{path}: no such file; {absent}")
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
@@ -58,7 +59,7 @@ def read_fields(path: Path) -> Fields:
     except UnicodeDecodeError:
         raise InputError(f"{path}: not valid UTF-8; fetch the file again") from None
     if not isinstance(fields, dict):
-        raise InputError(f"{path}: not a JSON object; take the config.json of a dense Qwen3 or Llama 3")
+        raise InputError(f"{path}: not a JSON object; {other}")
     return fields
 
 

@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 
 from promedical_jax.atomic import replacing_folder
 from promedical_jax.errors import InputError
+from promedical_jax.model.hf.config import read_fields
 from promedical_jax.model.hf.names import LAYER_NAMES
 from promedical_jax.model.hf.reader import header
 from promedical_jax.model.lora import TARGETS, Adapters, shapes, sizes
@@ -49,16 +50,7 @@ class AdapterConfig:
 def read_adapter_config(folder: Path) -> AdapterConfig:
     """The config of an adapter folder. Raises InputError for a missing file, another kind of adapter or a field we do not implement."""
     path = folder / CONFIG
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; an adapter is a folder with PEFT's {CONFIG} and {WEIGHTS}")
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}); mend the file") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not valid UTF-8; fetch the file again") from None
-    if not isinstance(fields, dict):
-        raise InputError(f"{path}: not a JSON object; take the {CONFIG} that PEFT wrote")
+    fields = read_fields(path, f"an adapter is a folder with PEFT's {CONFIG} and {WEIGHTS}", f"take the {CONFIG} that PEFT wrote")
     fields.setdefault("peft_type", None)  # the one that must be there
     for name, values in FIXED.items():
         value = fields.pop(name, values[0])
