@@ -155,7 +155,11 @@ def test_ctrl_c_ends_with_130_and_a_sentence(capsys: pytest.CaptureFixture[str],
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(sys.modules["promedical_jax.train.sft"], "run", run)
-    assert main(["train", "sft", *NEEDED]) == 130
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background has it ignored
+    try:
+        assert main(["train", "sft", *NEEDED]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert "Traceback" not in (err := capsys.readouterr().err) and "last checkpoint" in err
 
 
