@@ -149,20 +149,26 @@ def check_reward_model(folder: Path) -> None:
         raise InputError(f"{folder}: not a reward model (it needs {needs}); give the folder that `promedical train rm` wrote")
 
 
+def read_heads(file: Path, config: ModelConfig) -> dict[str, np.ndarray]:
+    """The heads of a reward model on this backbone. Raises InputError for a file that holds others."""
+    heads = hf.unpacked(file)
+    shapes, wanted = {name: x.shape for name, x in heads.items()}, {"weight": (len(TIERS), config.width), "bias": (len(TIERS),)}
+    if shapes != wanted:
+        raise InputError(f"{file}: has tensors {shapes}; config.json asks for {wanted}")
+    return heads
+
+
 def load_reward_model(folder: Path, mesh: jax.sharding.Mesh, dtype: Dtype = "float32") -> RewardModel:
     """A reward model from its folder, its backbone in `dtype`, on the mesh. Raises InputError for a folder that holds no reward model."""
     check_reward_model(folder)
     config = hf.read_config(folder)
     backbone = hf.load(folder, config, shardings(mesh, transformer.axes(config)), dtype)
-    heads = hf.unpacked(folder / "heads.safetensors")
+    heads = read_heads(folder / "heads.safetensors", config)
     try:
         fitted = json.loads((folder / "calibration.json").read_text())
         calibration = Calibration(*(np.array([fitted[tier.value][name] for tier in TIERS], np.float64) for name in ("scale", "shift")))
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder / 'calibration.json'}: cannot be read ({error!r}); train the reward model again") from error
-    shapes, wanted = {name: x.shape for name, x in heads.items()}, {"weight": (len(TIERS), config.width), "bias": (len(TIERS),)}
-    if shapes != wanted:
-        raise InputError(f"{folder / 'heads.safetensors'}: has tensors {shapes}; config.json asks for {wanted}")
     placed = jax.device_put(heads, shardings(mesh, HEADS_AXES))
     return RewardModel({"backbone": backbone, "heads": placed}, config, calibration)
 

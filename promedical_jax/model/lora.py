@@ -126,3 +126,8 @@ def _merged(name: str, stack: jax.Array, a: jax.Array, b: jax.Array, scale: floa
         return jax.lax.dynamic_update_index_in_dim(stack, (w.astype(jnp.float32) + added).astype(stack.dtype), i, 0), None
 
     return jax.lax.scan(layer, stack, (jnp.arange(stack.shape[0]), a, b))[0]
+
+
+def merged(frozen: Params, adapters: Params, config: ModelConfig) -> Params:
+    """`merge` of their union, jitted, in the memory of the frozen weights, which are gone afterwards."""
+    return jax.jit(lambda frozen, adapters: merge(join(frozen, adapters), config), donate_argnums=0)(frozen, adapters)

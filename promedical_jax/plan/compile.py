@@ -12,12 +12,13 @@ import jax
 from promedical_jax.errors import InputError
 from promedical_jax.model import hf
 from promedical_jax.model.hf.known import known_config
-from promedical_jax.model.sharding import check_divisible, make_mesh, parts
+from promedical_jax.model.sharding import make_mesh, parts
 from promedical_jax.model.transformer import ModelConfig
 from promedical_jax.plan import flops, hlo
 from promedical_jax.plan.chips import GIB, Chip, topology
 from promedical_jax.plan.programs import Choices, Program, Shapes, StageName, build
 from promedical_jax.plan.report import Memory, Moved, Plan, Time
+from promedical_jax.train.stage import check_fits
 
 KERNEL_RATE = 0.5  # of the peak, for attention's kernels, which the compiler does not estimate
 UNUSED = {stage: ("batch",) if stage in ("rm", "score") else ("batch", "criteria", "criterion") for stage in get_args(StageName)}
@@ -79,8 +80,7 @@ def _compile(request: Request, name: str, model: ModelConfig, chip: Chip, device
     mesh = make_mesh(-1, request.tp, request.slices, devices)
     batch = request.shapes.batch or parts(mesh, "batch")
     shapes = replace(request.shapes, batch=batch)
-    sizes = {"width": model.width, "kv_heads": model.kv_heads, "feed_forward": model.feed_forward, "vocabulary": model.vocabulary}
-    check_divisible(mesh, {"batch": batch, **sizes})
+    check_fits(mesh, model, batch)
     program = build(request.stage, model, mesh, shapes, request.choices)
     with jax.set_mesh(mesh):
         began = time.monotonic()

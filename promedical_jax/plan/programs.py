@@ -16,7 +16,7 @@ from promedical_jax.model import lora, transformer
 from promedical_jax.model.heads import HEADS_AXES, init_heads
 from promedical_jax.model.layout import tree
 from promedical_jax.model.sharding import shardings
-from promedical_jax.model.transformer import Compute, ModelConfig, Remat
+from promedical_jax.model.transformer import Compute, Dtype, ModelConfig, Remat
 from promedical_jax.plan import flops
 from promedical_jax.reward import TIERS, RewardBatch, jit_score
 from promedical_jax.rollout import sample
@@ -48,7 +48,7 @@ class Choices:
     lora: int = 0  # rank; 0 trains all parameters
     remat: Remat = "full"
     weights: str = "float32"
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    dtype: Dtype = "bfloat16"
 
 
 @dataclass(frozen=True)

@@ -54,18 +54,22 @@ def steps(folder: Path) -> list[int]:
     return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal() and path.is_dir())
 
 
+def _present(folder: Path) -> list[int]:
+    present = steps(folder)
+    if not present:
+        raise InputError(f"{folder}: holds no complete checkpoint yet; wait for the run's first, or give another folder")
+    return present
+
+
 def read_parameters(folder: Path, step: int | None = None, masters: bool = False, wanted: Any = None) -> tuple[Any, int]:
     """The parameters of the newest checkpoint, or of `step`, without the optimizer's state; and its step.
 
     `wanted`: what they are to be, a tree of jax.ShapeDtypeStruct with shardings; None takes them as they are, on this process's first device.
-
     `masters`: the float32 ones, where there are some. Takes no lock, writes and removes nothing; a checkpoint that the run removed meanwhile is given up
     for a newer one. Raises InputError where there is none, or where it cannot be read.
     """
     for _ in range(ATTEMPTS):
-        present = steps(folder)
-        if not present:
-            raise InputError(f"{folder}: holds no complete checkpoint yet; wait for the run's first, or give another folder")
+        present = _present(folder)
         if step is not None and step not in present:
             raise InputError(f"{folder}: holds no checkpoint of step {step}; complete ones are {', '.join(map(str, present))}")
         chosen = present[-1] if step is None else step
@@ -85,11 +89,13 @@ def read_parameters(folder: Path, step: int | None = None, masters: bool = False
 
 def saved_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """The shapes of the newest checkpoint's parameters by their paths, without reading them. Raises InputError where there are none."""
-    present = steps(folder)
-    if not present:
-        raise InputError(f"{folder}: holds no complete checkpoint yet; wait for the run's first, or give another folder")
-    saved = ocp.checkpointables_metadata(folder.absolute() / str(present[-1])).metadata.get("state") or {}
-    return {jax.tree_util.keystr(path): tuple(x.shape) for path, x in jax.tree.leaves_with_path(saved.get("params", {}))}
+    saved = ocp.checkpointables_metadata(folder.absolute() / str(_present(folder)[-1])).metadata.get("state") or {}
+    return shapes_of(saved.get("params", {}))
+
+
+def shapes_of(params: Any) -> dict[str, tuple[int, ...]]:
+    """The shapes of a tree's arrays by their paths."""
+    return {jax.tree_util.keystr(path): tuple(x.shape) for path, x in jax.tree.leaves_with_path(params)}
 
 
 def write_parameters(folder: Path, step: int, params: Any) -> None:

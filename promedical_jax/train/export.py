@@ -7,21 +7,22 @@ made holds the same without a recipe, and imported.json, which names where the w
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
+from jax.sharding import SingleDeviceSharding
 
 from promedical_jax.atomic import replacing_folder
 from promedical_jax.config import GrpoConfig, RmConfig, SftConfig, Stage
 from promedical_jax.errors import InputError
 from promedical_jax.model import hf, lora, transformer
-from promedical_jax.model.transformer import ModelConfig, Params
+from promedical_jax.model.transformer import Dtype, ModelConfig, Params
 from promedical_jax.recipe import read_recipe
-from promedical_jax.reward import TIERS
+from promedical_jax.reward import read_heads
 from promedical_jax.train.card import base_model, imported_card, model_card
-from promedical_jax.train.checkpoint import read_parameters, write_parameters
+from promedical_jax.train.checkpoint import read_parameters, shapes_of, write_parameters
+from promedical_jax.train.source import compare_shapes, find, load
 
-Dtype = Literal["float32", "bfloat16"]
 HEADS, CALIBRATION, IMPORTED = "heads.safetensors", "calibration.json", "imported.json"
 OURS = ("base", "checkpoints", "model", "adapter")  # what a run folder holds
 
@@ -43,7 +44,7 @@ def export_checkpoint(checkpoint: Path, out: Path, step: int | None = None, dtyp
     backbone = params.get("backbone", params)
     if "adapters" in backbone:
         config, backbone = _merged(backbone, config, recipe, dtype, checkpoint)
-    _check_shapes(backbone, config, saved / str(chosen))
+    compare_shapes(shapes_of(backbone), config, saved / str(chosen), "the two do not belong together")
     said = []
     extra = {}
     if "heads" in params:
@@ -69,11 +70,7 @@ def import_model(source: str, out: Path, dtype: Dtype | None = None, force: bool
     if params is None:
         raise InputError(f"{folder}: has no weights to import; give a model folder with safetensors")
     if (folder / HEADS).is_file():
-        heads = hf.unpacked(folder / HEADS)
-        shapes, wanted = {name: x.shape for name, x in heads.items()}, {"weight": (len(TIERS), config.width), "bias": (len(TIERS),)}
-        if shapes != wanted:
-            raise InputError(f"{folder / HEADS}: has tensors {shapes}; config.json asks for {wanted}")
-        params = {"backbone": params, "heads": jax.device_put(heads)}
+        params = {"backbone": params, "heads": jax.device_put(read_heads(folder / HEADS, config))}
     with replacing_folder(out) as part:
         hf.keep_companions(part / "base", folder)
         write_parameters(part / "checkpoints", 0, params)
@@ -93,24 +90,16 @@ def _check_out(out: Path, force: bool, mark: str, what: str) -> None:
         raise InputError(f"{out} is not {what}, and --force replaces nothing else; choose another --out")
 
 
-def _check_shapes(params: Params, config: ModelConfig, where: Path) -> None:
-    found, wanted = ({jax.tree_util.keystr(path): x.shape for path, x in jax.tree.leaves_with_path(tree)} for tree in (params, transformer.shapes(config)))
-    for name in sorted(found.keys() | wanted.keys()):
-        if found.get(name) != wanted.get(name):
-            differs = f"{name} has shape {found.get(name)}, and base/config.json asks for {wanted.get(name)}"
-            raise InputError(f"{where}: {differs}; the two do not belong together")
-
-
 def _merged(params: Params, config: ModelConfig, recipe: Stage | None, dtype: Dtype | None, checkpoint: Path) -> tuple[ModelConfig, Params]:
     """A LoRA run's adapters merged into the weights that it froze, as at its end."""
     if recipe is None or not recipe.lora.rank:
         raise InputError(f"{checkpoint}: its checkpoint holds adapters, and no recipe.yaml says of which model; put the run's recipe.yaml back")
     config = replace(config, adapter_scale=recipe.lora.alpha / recipe.lora.rank)
-    frozen = hf.load(hf.resolve(recipe.model), config, dtype=dtype or recipe.dtype)
+    here = jax.tree.map(lambda _: SingleDeviceSharding(jax.local_devices()[0]), transformer.shapes(config))
+    frozen = load(find(recipe.model), config, here, dtype or recipe.dtype)
     if frozen is None:
         raise InputError(f"{recipe.model}: has no weights, and the adapters of {checkpoint} belong to some; put them back")
-    merge = jax.jit(lambda frozen, trained: lora.merge(lora.join(frozen, trained), config), donate_argnums=0)
-    return config, merge(frozen, params)
+    return config, lora.merged(frozen, params, config)
 
 
 # What a run was

@@ -94,7 +94,7 @@ def run(config: GrpoConfig, truth: Judge | None = None) -> None:
     optimizer = make_optimizer(config.optimizer, config.steps)
     with jax.set_mesh(setup.mesh):
         model, parts = backbone(config, setup, jax.random.key(config.seed))
-        start_of_policy = frozen_start(config, setup, parts)
+        start_of_policy = frozen_start(config, parts)
         state, where = start(parts.trained, parts.axes, optimizer, setup.mesh, config.weights)
         reward_model = load_reward_model(judge_folder, setup.mesh, config.dtype)
         step = make_step(config, model, setup.compute, optimizer, where)

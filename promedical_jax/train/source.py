@@ -9,7 +9,7 @@ import jax
 from promedical_jax.errors import InputError
 from promedical_jax.model import hf, transformer
 from promedical_jax.model.transformer import Dtype, ModelConfig, Params
-from promedical_jax.train.checkpoint import read_parameters, saved_shapes
+from promedical_jax.train.checkpoint import read_parameters, saved_shapes, shapes_of
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,17 @@ def check(source: Source, config: ModelConfig) -> bool:
     """Whether there are weights, by what can be seen before they are read. Raises InputError for some that are not the model's, or not whole."""
     if source.checkpoints is None:
         return hf.check(source.folder, config) is not None
-    found, wanted = saved_shapes(source.checkpoints), {jax.tree_util.keystr(path): x.shape for path, x in jax.tree.leaves_with_path(transformer.shapes(config))}
+    hint = "a stage starts from whole parameters; of adapters or a reward model name the finished run's model folder, or `promedical export` it first"
+    compare_shapes(saved_shapes(source.checkpoints), config, source.checkpoints, hint)
+    return True
+
+
+def compare_shapes(found: dict[str, tuple[int, ...]], config: ModelConfig, where: Path, hint: str) -> None:
+    """Raises InputError, with the hint, for the first array that the model and a checkpoint's parameters do not both have in the same shape."""
+    wanted = shapes_of(transformer.shapes(config))
     for name in sorted(found.keys() | wanted.keys()):
         if found.get(name) != wanted.get(name):
-            differs = f"{name} has shape {found.get(name)}, and base/config.json asks for {wanted.get(name)}"
-            hint = "a stage starts from whole parameters; of adapters or a reward model name the finished run's model folder, or `promedical export` it first"
-            raise InputError(f"{source.checkpoints}: {differs}; {hint}")
-    return True
+            raise InputError(f"{where}: {name} has shape {found.get(name)}, and base/config.json asks for {wanted.get(name)}; {hint}")
 
 
 def load(source: Source, config: ModelConfig, where: Any, dtype: Dtype = "float32") -> Params | None:

@@ -118,13 +118,15 @@ def backbone(config: Stage, setup: Setup, key: jax.Array) -> tuple[ModelConfig, 
     return model, Parts(weights, lambda: {"adapters": lora.init(setup.model, config.lora.rank, targets, key)}, axes)
 
 
-def frozen_start(config: Stage, setup: Setup, parts: Parts) -> Params:
-    """The parameters that training starts from, to stay as they are: with adapters what they adapt, without a second copy, else in the products' type."""
-    if not parts.frozen:
-        weights = load(setup.source, setup.model, shardings(setup.mesh, transformer.axes(setup.model)), config.dtype)
-        assert weights is not None, "the stage asks for trained weights"
-        return weights
-    return parts.frozen if callable(parts.trained) else lora.join(parts.frozen, jax.tree.map(jnp.copy, parts.trained))
+def frozen_start(config: Stage, parts: Parts) -> Params:
+    """The parameters that training starts from, to stay as they are: with adapters what they adapt, without a second copy, else in the products' type.
+
+    Of trained parameters it is a copy: the first step takes their memory. Ask for it before.
+    """
+    if callable(parts.trained):
+        return parts.frozen  # fresh adapters change nothing
+    kept = jax.tree.map(lambda x: jnp.array(x, "float32" if parts.frozen else config.dtype, copy=True), parts.trained)
+    return lora.join(parts.frozen, kept)
 
 
 def save_model(config: Stage, model: ModelConfig, params: Params, extra: dict[str, bytes] | None = None) -> None:
@@ -132,6 +134,5 @@ def save_model(config: Stage, model: ModelConfig, params: Params, extra: dict[st
     card = model_card(config)
     if "adapters" in params:
         hf.save_adapter(config.out / "adapter", params["adapters"], model, str(config.model), card)
-        merge = jax.jit(lambda frozen, adapters: lora.merge(lora.join(frozen, adapters), model), donate_argnums=0)  # in place
-        params = merge(*lora.split(params))
+        params = lora.merged(*lora.split(params), model)
     hf.save(config.out / "model", params, model, config.out / "base", card=card, extra=extra)

@@ -421,3 +421,17 @@ def test_a_stage_starts_from_an_imported_model_as_from_its_folder(tmp_path: Path
     (tmp_path / "imported" / "base" / "config.json").write_text(json.dumps(fields | {"intermediate_size": 32}))
     assert main([*map(str, arguments), str(tmp_path / "imported"), "--out", str(tmp_path / "other")]) == 2
     assert "has shape" in capsys.readouterr().err and not (tmp_path / "other").exists()
+
+
+def test_adapters_on_an_imported_model_are_exported_with_its_weights(tmp_path: Path) -> None:
+    tokenizer = build_tokenizer()
+    config = replace(CONFIG, vocabulary=len(tokenizer))
+    save_policy(tmp_path / "hf", policy(config), config, tokenizer)
+    write_cases(tmp_path / "cases.jsonl", make_cases(8, seed=0, answers=1))
+    assert main(["import", str(tmp_path / "hf"), "--out", str(tmp_path / "imported")]) == 0
+    sft.run(SftConfig(out=tmp_path / "run", model=tmp_path / "imported", cases=tmp_path / "cases.jsonl", steps=1, batch=8, lora=LORA))
+    assert main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 0
+    exported, trained = (load_file(tmp_path / folder / "model.safetensors") for folder in ("out", "run/model"))
+    assert exported.keys() == trained.keys()
+    for name, tensor in trained.items():
+        np.testing.assert_allclose(exported[name], tensor, rtol=1e-6, atol=1e-7)

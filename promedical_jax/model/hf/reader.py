@@ -8,7 +8,7 @@ import json
 import re
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDev
 
 from promedical_jax.errors import InputError
 from promedical_jax.model.hf.names import Index, Leaf, Shape, compare, get, leaves, tree_of
-from promedical_jax.model.transformer import ModelConfig, Params
+from promedical_jax.model.transformer import Dtype, ModelConfig, Params
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD = re.compile(r"model-(\d+)-of-(\d+)\.safetensors")
@@ -34,7 +34,7 @@ class Stored(NamedTuple):
     shape: Shape
 
 
-def load(folder: Path, config: ModelConfig, where: Any = None, dtype: Literal["float32", "bfloat16"] = "float32") -> Params | None:
+def load(folder: Path, config: ModelConfig, where: Any = None, dtype: Dtype = "float32") -> Params | None:
     """The weights of a model folder, from one or several safetensors; None where the folder has a config and no weights at all.
 
     `where`: a tree of shardings like the parameters, over any number of processes, each of which reads its own devices' parts; None is the default
@@ -61,7 +61,7 @@ def has_weights(folder: Path) -> bool:
     return bool(_files(folder))
 
 
-def stored_dtype(folder: Path) -> Literal["float32", "bfloat16"]:
+def stored_dtype(folder: Path) -> Dtype:
     """The type that holds a folder's weights exactly: bfloat16 where all of them are, else float32."""
     return "bfloat16" if {tensor.dtype for tensor in (headers(folder) or {}).values()} == {"BF16"} else "float32"
 

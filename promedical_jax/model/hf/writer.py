@@ -9,7 +9,7 @@ import math
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 import jax
 import jax.numpy as jnp
@@ -21,14 +21,14 @@ from promedical_jax.model.hf.companions import as_json, companions, generation_c
 from promedical_jax.model.hf.config import hf_config
 from promedical_jax.model.hf.names import Leaf, get, leaves, tensors
 from promedical_jax.model.hf.reader import FLOATS, INDEX, NO_MESH, SINGLE, header
-from promedical_jax.model.transformer import ModelConfig, Params
+from promedical_jax.model.transformer import Dtype, ModelConfig, Params
 
 CODES = {name: code for code, name in FLOATS.items()}
 Row = tuple[str, Leaf, int]
 
 
 def save(folder: Path, params: Params, config: ModelConfig, base: Path, *, card: str, extra: dict[str, bytes] | None = None,
-         dtype: Literal["float32", "bfloat16"] | None = None, shard_bytes: int = 4 * 2**30) -> None:
+         dtype: Dtype | None = None, shard_bytes: int = 4 * 2**30) -> None:
     """Writes a model folder, which appears whole or not at all and replaces one of the same name.
 
     `base`: the folder whose companions it gets, byte for byte; its config.json gives the fields that the model does not. `card`: README.md. `extra`: further
