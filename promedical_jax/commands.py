@@ -26,6 +26,7 @@ PrintConfig = Annotated[bool, Parameter(negative=(), show_default=False, help="p
 DryRun = Annotated[bool, Parameter(negative=(), show_default=False, help="check the recipe and the files it names, say what would be done, and write nothing")]
 Force = Annotated[bool, Parameter(negative=(), show_default=False, help="replace what exists")]
 Dtype = Literal["float32", "bfloat16"]
+Planned = Literal["sft", "rm", "score", "reference", "grpo", "rollout"]
 Remat = Literal["none", "full", "attention", "offload"]
 Count = Annotated[int, Parameter(validator=Number(gte=1))]
 Seed = Annotated[int, Parameter(validator=Number(gte=0))]
@@ -173,7 +174,7 @@ def _preview_stage(config: Stage) -> dict[str, str]:
 def plan(
     *,
     model: Annotated[str, Parameter(help="hub id of a known model (no download), or a folder with config.json")],
-    stage: Annotated[Literal["sft", "rm", "score", "grpo", "rollout"], Parameter(help="grpo is the update; rollout samples its answers")],
+    stage: Annotated[Planned, Parameter(help="of GRPO's step: rollout samples, score judges, reference looks log-probs up, grpo updates")],
     topology: Annotated[str, Parameter(help="chip:shape, such as v5e:4x4, v5p:2x2x2, v6e:2x4, tpu7x:2x2x1, or cpu:8")],
     prompt: Annotated[Count, Parameter(help="P, tokens of an instruction")] = 1024,
     answers: Annotated[Count, Parameter(help="G, answers of an instruction")] = 8,

@@ -51,6 +51,9 @@ MODEL = "HF folder (without safetensors: random weights), name on the hub, or ch
 REMAT = "full: the backward pass computes each layer again from its input; attention: but not attention; offload: both kept on the host; none: keeps all"
 
 
+ROW = "tokens of a row that several small cases share, so that little is padding; null: one case a row, padded to the largest"
+
+
 class Lora(Settings):
     """Low-rank adapters beside frozen weights (arXiv 2106.09685)."""
 
@@ -86,12 +89,15 @@ class Stage(Settings):
 class SftConfig(Stage):
     """Supervised start: next-token cross-entropy on the answers of the cases."""
 
+    row: Positive | None = Field(None, description=ROW)
+
 
 class RmConfig(Stage):
     """The criterion-conditioned reward model: Bradley-Terry on answer pairs per criterion, and a binary loss on single verdicts that anchors the zero."""
 
     held_out: Path | None = Field(None, description="cases to report accuracy on, none of them trained on")
     held_out_share: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="share of the judged training cases to report accuracy on instead")
+    row: Positive | None = Field(None, description=ROW)
     pair_weight: Rate = Field(1.0, description="weight of the pairwise loss; the verdict loss has weight 1")
     calibration: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="share of the training cases kept apart to calibrate the verdicts")
 
@@ -120,6 +126,8 @@ class BenchConfig(Settings):
     answers: Positive = Field(4, description="answers sampled for each case")
     answer_tokens: Positive = Field(256, description="the longest answer sampled")
     temperature: Rate = Field(1.0, description="0 takes the most likely token")
+    top_k: Annotated[int, Field(ge=0)] = Field(0, description="sample among the k most likely tokens; 0: among all")
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="sample among the fewest most likely tokens with this mass together")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     batch: Positive = Field(16, description="cases at a time, over all devices")
     dtype: Literal["float32", "bfloat16"] = "float32"

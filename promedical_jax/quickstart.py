@@ -24,6 +24,7 @@ from promedical_jax.model import hf, transformer
 from promedical_jax.model.sharding import make_mesh, shardings
 from promedical_jax.recipe import dump
 from promedical_jax.reward import load_reward_model
+from promedical_jax.selfcheck import check_tree
 from promedical_jax.train import grpo, rm, sft
 
 SHAPES = Shapes(prompt=56, answer=48, criterion=16)  # what every case of the clinic fits
@@ -114,11 +115,14 @@ def _report(config: QuickstartConfig, start: SftConfig, judge: RmConfig, align: 
             console.print(f"report: the model in {folder} answers {len(cases)} cases, {align.answers} times each", soft_wrap=True)
             params = hf.load(folder, model, where)
             assert params is not None, "the stages wrote it"
+            check_tree("the policy", params, model, samples=True)
             return answer_cases(params, model, tokenizer, cases, sizes, truth, answers=align.answers, answer_tokens=align.answer_tokens, batch=align.batch)
 
         base, aligned = answered(start.out / "model"), answered(align.out / "model")
         console.print("report: the reward model judges the cases' own answers")
-        accuracy = evaluate(load_reward_model(judge.out / "model", jax.sharding.get_mesh()), cases, sizes, judge.batch)
+        reward_model = load_reward_model(judge.out / "model", jax.sharding.get_mesh())
+        check_tree("the reward model", reward_model.params["backbone"], reward_model.config)
+        accuracy = evaluate(reward_model, cases, sizes, judge.batch)
         parameters = sum(x.size for x in jax.tree.leaves(transformer.shapes(model)))
     notes = ("The run was interrupted and went on; the wall time is that of its last part.",) if resumed else ()
     return Report(

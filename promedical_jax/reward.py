@@ -19,7 +19,7 @@ from promedical_jax.data.encode import Encoded, Sizes
 from promedical_jax.errors import InputError
 from promedical_jax.model import hf, transformer
 from promedical_jax.model.heads import HEADS_AXES, head_scores
-from promedical_jax.model.layout import Layout, assemble, last_valid, nodes_of, tree
+from promedical_jax.model.layout import Rows, assemble, last_states, last_valid, nodes_of, place, tree
 from promedical_jax.model.sharding import reshape, shardings
 from promedical_jax.model.transformer import FLOAT32, Compute, Dtype, ModelConfig, Params
 from promedical_jax.rubric import Tier
@@ -37,6 +37,7 @@ class RewardBatch(NamedTuple):
     criteria: jax.Array  # [B, K, C] tokens of each criterion's text in its template
     criterion_lengths: jax.Array  # [B, K]
     tiers: jax.Array  # [B, K] index into TIERS
+    rows: Rows | None = None  # the same cases packed into shared rows, and only what is wanted of them: then only these are computed
 
 
 def axes(config: ModelConfig) -> Params:
@@ -44,20 +45,21 @@ def axes(config: ModelConfig) -> Params:
     return {"backbone": transformer.axes(config), "heads": HEADS_AXES}
 
 
-def layout_of(batch: RewardBatch) -> Layout:
-    (_, p), (_, a, r), (_, k, c) = batch.prompt.shape, batch.answers.shape, batch.criteria.shape
-    return tree(p, (a, r), (k, c))
-
-
 def score(params: Params, config: ModelConfig, batch: RewardBatch, compute: Compute = FLOAT32) -> jax.Array:
-    """Raw scores r(x, y, c), float32 [B, A, K]: comparable between answers on one criterion (Bradley-Terry), a log-odds after calibration."""
-    layout = layout_of(batch)
-    b, a, k, c = *batch.answer_lengths.shape, *batch.criteria.shape[1:]
-    criteria = jnp.broadcast_to(batch.criteria[:, None], (b, a, k, c))
-    lengths = reshape(jnp.broadcast_to(batch.criterion_lengths[:, None], (b, a, k)), (b, a * k))
-    rows = assemble(layout, [batch.prompt, batch.answers, criteria], [batch.prompt_length, batch.answer_lengths, lengths])
-    hidden = transformer.forward(params["backbone"], config, rows, layout, compute)
-    states = last_valid(nodes_of(hidden, layout, 2), lengths)
+    """Raw scores r(x, y, c), float32 [B, A, K]: comparable between answers on one criterion (Bradley-Terry), a log-odds after calibration. In all of a case's
+    answers and criteria each token is computed once. A criterion, answer or packed node that is not there has some number that means nothing."""
+    (p,), (a, r), (b, k, c) = batch.prompt.shape[1:], batch.answers.shape[1:], batch.criteria.shape
+    if batch.rows is None:
+        layout = tree(p, (a, r), (k, c))
+        criteria = jnp.broadcast_to(batch.criteria[:, None], (b, a, k, c))
+        lengths = reshape(jnp.broadcast_to(batch.criterion_lengths[:, None], (b, a, k)), (b, a * k))
+        rows = assemble(layout, [batch.prompt, batch.answers, criteria], [batch.prompt_length, batch.answer_lengths, lengths])
+        hidden = transformer.forward(params["backbone"], config, rows, layout, compute)
+        states = last_valid(nodes_of(hidden, layout, 2), lengths)
+    else:
+        layout = batch.rows.layout((p, r, c))
+        hidden = transformer.forward(params["backbone"], config, place(layout, batch.rows), layout, compute)
+        states = last_states(hidden, layout, batch.rows, 2)
     tiers = reshape(jnp.broadcast_to(batch.tiers[:, None], (b, a, k)), (b, a * k))
     return reshape(head_scores(params["heads"], states, tiers), (b, a, k))
 
@@ -178,7 +180,7 @@ def score_cases(params: Params, config: ModelConfig, cases: Sequence[Encoded], s
     """Raw scores [N, A, K] of the cases' own answers, tiers [N, K] and the raters' labels [N, A, K], in the order of the cases."""
     rows: list[tuple[np.ndarray, ...]] = []
     for indices, arrays in evaluation_batches(cases, sizes, batch):
-        inputs = RewardBatch(**to_devices({name: arrays[name] for name in RewardBatch._fields}))
+        inputs = RewardBatch(**to_devices({name: arrays[name] for name in RewardBatch._fields if name != "rows"}))
         scores = to_host(jit_score(params, config, inputs, compute=compute))
         rows.append(tuple(x[: len(indices)] for x in (scores, arrays["tiers"], arrays["labels"])))
     scores, tiers, labels = (np.concatenate(parts) for parts in zip(*rows, strict=True))

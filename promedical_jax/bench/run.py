@@ -20,6 +20,7 @@ from promedical_jax.model import hf, transformer
 from promedical_jax.model.sharding import make_mesh, shardings
 from promedical_jax.model.transformer import Compute
 from promedical_jax.reward import is_reward_model, load_reward_model
+from promedical_jax.selfcheck import check_tree
 
 
 def run(config: BenchConfig) -> PolicyFigures | RewardModelFigures:
@@ -46,6 +47,7 @@ def _reward_model(config: BenchConfig, folder: Path) -> RewardModelFigures:
         raise InputError(f"--judge: {config.model} is a reward model, and raters' verdicts judge it; leave --judge out")
     model = load_reward_model(folder, jax.sharding.get_mesh(), config.dtype)
     cases = answers_only(encode_file(config.cases, load_tokenizer(folder, model.config.vocabulary)), config.cases, judged=True)
+    check_tree("the reward model", model.params["backbone"], model.config, Compute(config.dtype))
     return evaluate(model, cases, measure(cases, config.shapes, str(config.cases)), config.batch, Compute(config.dtype))
 
 
@@ -57,6 +59,7 @@ def _policy(config: BenchConfig, folder: Path) -> PolicyFigures:
     if config.judge:
         judge_folder = hf.resolve(config.judge)
         judge_model = load_reward_model(judge_folder, jax.sharding.get_mesh(), config.dtype)
+        check_tree("the judge", judge_model.params["backbone"], judge_model.config, compute)
         judge = reward_model_judge(judge_model, load_tokenizer(judge_folder, judge_model.config.vocabulary), config.batch, compute)
     elif all("clinic" in case.case.provenance for case in cases):
         judge = truth
@@ -65,6 +68,8 @@ def _policy(config: BenchConfig, folder: Path) -> PolicyFigures:
     weights = hf.load(folder, model, shardings(jax.sharding.get_mesh(), transformer.axes(model)), config.dtype)
     if weights is None:
         raise InputError(f"{config.model}: no weights; give the folder of a trained model")
+    check_tree("the policy", weights, model, compute, samples=True)
     answered = answer_cases(weights, model, tokenizer, cases, measure(cases, config.shapes, str(config.cases)), judge, answers=config.answers,
-                            answer_tokens=config.answer_tokens, batch=config.batch, seed=config.seed, temperature=config.temperature, compute=compute)
+                            answer_tokens=config.answer_tokens, batch=config.batch, seed=config.seed, temperature=config.temperature,
+                            top_k=config.top_k, top_p=config.top_p, compute=compute)
     return figures(answered)

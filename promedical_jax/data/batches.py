@@ -5,7 +5,7 @@ across processes several hold the same), and a run may resume on another number 
 """
 
 import json
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Self
 
 import grain
@@ -19,18 +19,20 @@ from promedical_jax.errors import InputError
 from promedical_jax.model.sharding import spec
 
 POSITION = "position.json"
+Finish = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class Batches:
     """Endless batches of `batch` cases, reshuffled each epoch. The state is how many batches were taken: the same in every process, whatever their number.
 
-    A batch holds the arrays of `to_arrays`, stacked, and `index`: which of `encoded` each row is.
+    A batch holds the arrays of `to_arrays`, stacked, `index`: which of `encoded` each row is, and what `finish` makes of the whole (see rows.py).
     """
 
-    def __init__(self, encoded: Sequence[Encoded], sizes: Sizes, batch: int, seed: int):
+    def __init__(self, encoded: Sequence[Encoded], sizes: Sizes, batch: int, seed: int, finish: Finish = dict):
         self._cases = grain.MapDataset.source(range(len(encoded))).seed(seed).shuffle().repeat()
         self._row = lambda i: to_arrays(encoded[i], sizes) | {"index": np.int32(i)}
         self._batch = batch
+        self._finish = finish
         self._start(0)
 
     def __iter__(self) -> Self:
@@ -52,7 +54,8 @@ class Batches:
         self._taken = taken
         rows = self._cases[self._taken * self._batch :].map(self._row)
         # One reading thread: the cases are in memory, and more would take the cores from XLA.
-        self._ready = iter(rows.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)).batch(self._batch, drop_remainder=True))
+        batches = rows.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)).batch(self._batch, drop_remainder=True)
+        self._ready = iter(batches.map(self._finish))
 
     # How Orbax saves and loads an object in a checkpoint: each call prepares, and what it returns is awaited in the background.
 
@@ -75,11 +78,11 @@ class Batches:
         return read()
 
 
-def training_batches(encoded: Sequence[Encoded], sizes: Sizes, batch: int, seed: int, where: str) -> Batches:
-    """The training cases as batches. Raises InputError if there are fewer cases than a batch holds."""
+def training_batches(encoded: Sequence[Encoded], sizes: Sizes, batch: int, seed: int, where: str, finish: Finish = dict) -> Batches:
+    """The training cases as batches, each with what `finish` adds. Raises InputError if there are fewer cases than a batch holds."""
     if len(encoded) < batch:
         raise InputError(f"{where}: {len(encoded)} cases are fewer than a batch of {batch}; lower batch or add cases")
-    return Batches(encoded, sizes, batch, seed)
+    return Batches(encoded, sizes, batch, seed, finish)
 
 
 def evaluation_batches(encoded: Sequence[Encoded], sizes: Sizes, batch: int):
@@ -91,10 +94,13 @@ def evaluation_batches(encoded: Sequence[Encoded], sizes: Sizes, batch: int):
         yield indices, {name: np.stack([record[name] for record in records]) for name in records[0]}
 
 
-def to_devices(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    """A batch, the same in every process, as global arrays split along the batch over the mesh's slices and fsdp axis. Nothing is sent between processes."""
+def to_devices(arrays: dict[str, Any]) -> dict[str, Any]:
+    """A batch, the same in every process, as global arrays split along the batch over the mesh's slices and fsdp axis. Nothing is sent between processes.
+
+    Trees of arrays, such as packed rows, are placed leaf by leaf.
+    """
     placed = NamedSharding(jax.sharding.get_mesh(), spec("batch"))
-    return {name: jax.make_array_from_callback(array.shape, placed, array.__getitem__) for name, array in arrays.items()}
+    return jax.tree.map(lambda array: jax.make_array_from_callback(array.shape, placed, array.__getitem__), arrays)
 
 
 def to_host(array: Any) -> np.ndarray:

@@ -32,23 +32,26 @@ def cudnn_attention(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array, 
 
 
 def _on_one_device(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array, layout: Layout, implementation: Implementation) -> jax.Array:
-    b, _, kv, heads, size = q.shape
     rows = []
     for i, level in enumerate(layout.levels):
-        n, t = level.nodes, level.length
-        queries = nodes_of(q, layout, i).reshape(b * n, t, kv * heads, size)
-        keys: list[jax.Array] = []
-        values: list[jax.Array] = []
-        seen: list[jax.Array] = []
-        for j in range(i + 1):  # an ancestor's keys are repeated for each of its descendants: keys are few beside what else a row holds
-            for parts, x in ((keys, k), (values, v), (seen, valid)):
-                parts.append(jnp.repeat(nodes_of(x, layout, j), n // layout.levels[j].nodes, axis=1))
-        joined = [jnp.concatenate(parts, axis=2).reshape(b * n, -1, *parts[0].shape[3:]) for parts in (keys, values, seen)]
-        if i == 0:
-            mixed = jax.nn.dot_product_attention(queries, joined[0], joined[1], is_causal=True, implementation=implementation)
-        else:
-            before = joined[2].shape[1] - t
-            causal = jnp.tril(jnp.ones((t, joined[2].shape[1]), bool), before)
-            mixed = jax.nn.dot_product_attention(queries, joined[0], joined[1], mask=(causal & joined[2][:, None])[:, None], implementation=implementation)
-        rows.append(mixed.reshape(b, n * t, kv, heads, size))
+        # An ancestor's keys are repeated for each of its descendants: keys are few beside what else a row holds.
+        above = [jnp.repeat(nodes_of(x, layout, j), level.nodes // layout.levels[j].nodes, axis=1) for x in (k, v, valid) for j in range(i + 1)]
+        keys, values, seen = (above[j * (i + 1) : (j + 1) * (i + 1)] for j in range(3))
+        mixed = nodes_attention(nodes_of(q, layout, i), keys, values, seen, implementation)
+        rows.append(mixed.reshape(q.shape[0], level.tokens, *q.shape[2:]))
     return jnp.concatenate(rows, axis=1)
+
+
+def nodes_attention(q: jax.Array, keys: list[jax.Array], values: list[jax.Array], seen: list[jax.Array],
+                    implementation: Implementation = "cudnn") -> jax.Array:  # fmt: skip
+    """One level's nodes, each behind its ancestors. q: [B, n, t, K, Q, H]; keys, values: ancestors' from the top and its own, each [B, n, s, K, H]; seen: which
+    keys are real, each [B, n, s] -> [B, n, t, K, Q, H]."""
+    b, n, t, kv, heads, size = q.shape
+    k, v, real = (jnp.concatenate(parts, axis=2).reshape(b * n, -1, *parts[0].shape[3:]) for parts in (keys, values, seen))
+    queries = q.reshape(b * n, t, kv * heads, size)
+    if len(keys) == 1:
+        mixed = jax.nn.dot_product_attention(queries, k, v, is_causal=True, implementation=implementation)
+    else:
+        causal = jnp.tril(jnp.ones((t, k.shape[1]), bool), k.shape[1] - t)
+        mixed = jax.nn.dot_product_attention(queries, k, v, mask=(causal & real[:, None])[:, None], implementation=implementation)
+    return mixed.reshape(q.shape)

@@ -159,7 +159,7 @@ def _backward_local(hidden, unembed, targets, entropy, top, log_total, to_chosen
 
 def to_logits(hidden: jax.Array, unembed: jax.Array, temperature: float) -> jax.Array:
     """[B, ..., D] x [V, D] -> float32 [B, ..., V], divided by the temperature: for the one token that a sampler needs. In the type of `hidden`, as
-    `log_probs`; a matrix that is split along fsdp is gathered, which a sampler does once (see `settled` in transformer.py)."""
+    `log_probs`; a matrix that is split along fsdp is gathered, which a sampler does once (see `settle` in decode.py)."""
     whole, placed = gather(unembed.astype(hidden.dtype), ("vocabulary", "width")), out("batch", *(None,) * (hidden.ndim - 2), "vocabulary")
     return jnp.einsum("...d,vd->...v", hidden, whole, out_sharding=placed, preferred_element_type=jnp.float32) / temperature
 

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, reshard
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec, reshard
 
 from promedical_jax.errors import InputError
 
@@ -54,7 +54,8 @@ def spec(*axes: str | None) -> PartitionSpec:
 
 
 def in_mesh() -> bool:
-    return not jax.sharding.get_abstract_mesh().empty
+    """Whether arrays are spread over a mesh here: not inside `on_each_device`, where each device sees its own part."""
+    return AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
 
 
 def platform() -> str:
@@ -96,7 +97,7 @@ def shardings(mesh: Mesh, axes_tree):
     return jax.tree.map(lambda axes: NamedSharding(mesh, spec(*axes)), axes_tree, is_leaf=lambda x: isinstance(x, tuple))
 
 
-def parts(mesh: Mesh, axis: str) -> int:
+def parts(mesh: Mesh | AbstractMesh, axis: str) -> int:
     """Into how many parts `mesh` splits the arrays' axis of this name."""
     names = TABLE.get(axis, ())
     return math.prod(mesh.shape[name] for name in ((names,) if isinstance(names, str) else names))

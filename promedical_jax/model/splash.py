@@ -53,29 +53,63 @@ def splash_attention(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array,
 
 
 def _on_one_device(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array, layout: Layout, interpret: bool) -> jax.Array:
-    b, t, kv, heads, size = q.shape
-    block = block_size(t)
-    tokens, width = -(-t // block) * block, -(-size // LANES) * LANES
+    block = block_size(q.shape[1])
+    tokens = _padded(q.shape[1], block)
+    return _kernel(q, k, v, valid, TreeMask(layout, tokens), (block, block), interpret)
 
-    def ready(x: jax.Array) -> jax.Array:  # [B, T, N, H] -> [B, N, T, H], with whole blocks of tokens and whole lanes of a head
-        return jnp.pad(x.swapaxes(1, 2), ((0, 0), (0, 0), (0, tokens - t), (0, width - size)))
+
+class NodeMask(masks._ComputableMask):
+    """Which key a query of one node sees: every key before the node, and causally its own; `before` keys stand before, t queries and own keys after them."""
+
+    def __init__(self, before: int, shape: tuple[int, int]):
+        self.before = before
+        super().__init__(shape=shape, mask_function=lambda q, k: k <= q + before, shard_count=1)
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.before, self.shape))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, NodeMask) and (self.before, self.shape) == (other.before, other.shape)
+
+
+def nodes_attention(q: jax.Array, keys: list[jax.Array], values: list[jax.Array], seen: list[jax.Array], interpret: bool = False) -> jax.Array:
+    """One level's nodes, each behind its ancestors. q: [B, n, t, K, Q, H]; keys, values: ancestors' from the top and its own, each [B, n, s, K, H]; seen: which
+    keys are real, each [B, n, s] -> [B, n, t, K, Q, H]. Inside `shard_map`, where there is a mesh."""
+    b, n, t, kv, heads, size = q.shape
+    k, v, real = (jnp.concatenate(parts, axis=2).reshape(b * n, -1, *parts[0].shape[3:]) for parts in (keys, values, seen))
+    blocks = block_size(t), block_size(k.shape[1])
+    mask = NodeMask(k.shape[1] - t, (_padded(t, blocks[0]), _padded(k.shape[1], blocks[1])))
+    return _kernel(q.reshape(b * n, t, kv, heads, size), k, v, real, mask, blocks, interpret).reshape(q.shape)
+
+
+def _kernel(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array, mask: Any, blocks: tuple[int, int], interpret: bool) -> jax.Array:
+    """q: [B, t, K, Q, H], k and v: [B, s, K, H], valid: [B, s] under a mask of whole blocks of (queries, keys) -> [B, t, K, Q, H]."""
+    b, t, kv, heads, size = q.shape
+    width = _padded(size, LANES)
+
+    def ready(x: jax.Array, tokens: int) -> jax.Array:  # [B, T, N, H] -> [B, N, T, H], with whole blocks of tokens and whole lanes of a head
+        return jnp.pad(x.swapaxes(1, 2), ((0, 0), (0, 0), (0, tokens - x.shape[1]), (0, width - size)))
 
     # A kernel of its own for the queries' gradient: the fused one writes a partial gradient for each block of keys, [T / block, heads, T, H], and sums them,
     # which by the compiler's estimate costs a fifth of an 8B step at 9,216 tokens; computing scores twice costs a fiftieth.
-    sizes = ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
-    blocks = kernels.BlockSizes(**dict[str, Any]({f"block_{name}": block for name in sizes}))
-    mask = masks.MultiHeadMask([TreeMask(layout, tokens)] * (kv * heads))
-    kernel = kernels.make_splash_mha(mask, block_sizes=blocks, head_shards=1, q_seq_shards=1, interpret=interpret)
+    of_queries, of_keys = ("q", "q_dkv", "q_dq"), ("kv", "kv_compute", "kv_dkv", "kv_dkv_compute", "kv_dq")
+    sizes = dict.fromkeys(of_queries, blocks[0]) | dict.fromkeys(of_keys, blocks[1])
+    chosen = kernels.BlockSizes(**dict[str, Any]({f"block_{name}": block for name, block in sizes.items()}))
+    kernel = kernels.make_splash_mha(masks.MultiHeadMask([mask] * (kv * heads)), block_sizes=chosen, head_shards=1, q_seq_shards=1, interpret=interpret)
     # A key of another segment than the query is not seen: padding keys are in segment 1, and every query in segment 0.
-    hidden = jnp.pad(~valid, ((0, 0), (0, tokens - t))).astype(jnp.int32)
+    hidden = jnp.pad(~valid, ((0, 0), (0, mask.shape[1] - valid.shape[1]))).astype(jnp.int32)
 
     def one(q: jax.Array, k: jax.Array, v: jax.Array, hidden: jax.Array) -> jax.Array:
-        return kernel(q, k, v, kernels.SegmentIds(jnp.zeros_like(hidden), hidden))
+        return kernel(q, k, v, kernels.SegmentIds(jnp.zeros(mask.shape[0], jnp.int32), hidden))
 
-    mixed = jax.vmap(one)(ready(q.reshape(b, t, kv * heads, size) * size**-0.5), ready(k), ready(v), hidden)
+    mixed = jax.vmap(one)(ready(q.reshape(b, t, kv * heads, size) * size**-0.5, mask.shape[0]), ready(k, mask.shape[1]), ready(v, mask.shape[1]), hidden)
     return mixed[:, :, :t, :size].swapaxes(1, 2).reshape(q.shape).astype(q.dtype)
+
+
+def _padded(tokens: int, block: int) -> int:
+    return -(-tokens // block) * block
 
 
 def block_size(tokens: int) -> int:
     """The largest block, of at most 512 tokens, that pads a row by at most a sixteenth."""
-    return next((block for block in (512, 384, 256) if -(-tokens // block) * block <= tokens * 17 / 16), LANES)
+    return next((block for block in (512, 384, 256) if _padded(tokens, block) <= tokens * 17 / 16), LANES)

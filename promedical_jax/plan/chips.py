@@ -66,7 +66,7 @@ def _cpus(count: int) -> tuple[Chip, list[Any]]:
     import jax
 
     with suppress(RuntimeError):  # a program that has used its devices already has as many as it has
-        jax.config.update("jax_num_cpu_devices", count)
+        jax.config.update("jax_num_cpu_devices", max(count, getattr(jax.config, "jax_num_cpu_devices", -1)))
     devices = jax.devices("cpu")
     if len(devices) < count:
         raise InputError(f"--topology cpu:{count}: this process has {len(devices)} CPU devices already; plan in a fresh one")

@@ -5,7 +5,7 @@ import re
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import jax
 
@@ -65,7 +65,7 @@ def _changes(request: Request, model: ModelConfig, failed: Plan):
         rows //= 2
         yield f"lower --batch to {rows}", replace(request, shapes=replace(request.shapes, batch=rows))
     smallest = replace(request, shapes=replace(request.shapes, batch=rows))
-    if request.choices.remat != "full" and request.stage not in ("score", "rollout"):
+    if request.choices.remat != "full" and request.stage not in ("score", "reference", "rollout"):
         yield "--remat full", replace(request, choices=replace(request.choices, remat="full"))
     widest = math.gcd(model.kv_heads, failed.devices // request.slices)
     if request.stage == "rollout" and request.tp < widest:
@@ -91,12 +91,12 @@ def _compile(request: Request, name: str, model: ModelConfig, chip: Chip, device
         except jax.errors.JaxRuntimeError as error:
             memory, text, needed = None, "", _needed(str(error))
         seconds = time.monotonic() - began
-    temporaries = None if memory is None else memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    used = needed if memory is None else memory.argument_size_in_bytes + temporaries
+    used = needed if memory is None else _held(memory, chip)
     assert used is not None
     reading = hlo.read(text)
-    gib = Memory(parameters=program.parameters / GIB, optimizer=program.optimizer / GIB, temporaries=None if temporaries is None else temporaries / GIB,
-                 beside=program.beside / GIB, peak=(used + program.beside) / GIB, hbm=chip.hbm / GIB)  # fmt: skip
+    gib = Memory(parameters=program.parameters / GIB, optimizer=program.optimizer / GIB, beside=program.beside / GIB, peak=(used + program.beside) / GIB,
+                 temporaries=None if memory is None else (used - memory.argument_size_in_bytes) / GIB,
+                 temp_size=None if memory is None else memory.temp_size_in_bytes / GIB, hbm=chip.hbm / GIB)  # fmt: skip
     used_shapes = {key: value for key, value in asdict(shapes).items() if key not in UNUSED[request.stage]}
     return Plan(
         model=name, stage=request.stage, topology=request.topology, devices=len(devices), mesh=dict(mesh.shape), batch=batch,
@@ -105,6 +105,17 @@ def _compile(request: Request, name: str, model: ModelConfig, chip: Chip, device
         tflops_computed=program.work.computed / 1e12, time=_time(chip, len(devices), program, reading) if text and chip.clock else None,
         collectives=_moved(reading.collectives),
     )  # fmt: skip
+
+
+def _held(memory: Any, chip: Chip) -> int:
+    """Bytes of a device that a program holds when it holds most, its arguments among them.
+
+    The TPU's compiler lays the buffers out and says so; this is what it compares with the device's memory. The temporaries of its summary are more than
+    that: a program may be well within the memory though arguments and they are not. The CPU's compiler lays nothing out, and its peak leaves things out.
+    """
+    if chip.clock:
+        return memory.peak_memory_in_bytes
+    return memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
 
 
 def _needed(error: str) -> float:
@@ -122,7 +133,7 @@ def _time(chip: Chip, devices: int, program: Program, reading: hlo.Reading) -> T
     kernels = work.attention / devices / (KERNEL_RATE * chip.flops) if reading.kernels else 0.0
     moving = sum(c.size * c.times * (2 if c.kind == "all-reduce" else 1) for c in reading.collectives) / (chip.ici / 2)
     estimate = max(compute + kernels, moving)
-    return Time(compute=compute, kernels=kernels, collectives=moving, estimate=estimate, floor=_floor(chip, devices, work),
+    return Time(mcycles=reading.cycles / 1e6, compute=compute, kernels=kernels, collectives=moving, estimate=estimate, floor=_floor(chip, devices, work),
                 tokens_per_second_per_device=program.tokens / estimate / devices, mfu=work.model / devices / chip.flops / estimate)  # fmt: skip
 
 

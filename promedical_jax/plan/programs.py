@@ -19,14 +19,15 @@ from promedical_jax.model.sharding import shardings
 from promedical_jax.model.transformer import Compute, Dtype, ModelConfig, Remat
 from promedical_jax.plan import flops
 from promedical_jax.reward import TIERS, RewardBatch, jit_score
-from promedical_jax.rollout import sample
+from promedical_jax.rollout import longest
 from promedical_jax.train import grpo, rm, sft
 from promedical_jax.train.optimizer import TrainState, first_state, make_optimizer, state_shardings
 from promedical_jax.train.policy import AnswerBatch
 
-StageName = Literal["sft", "rm", "score", "grpo", "rollout"]
+StageName = Literal["sft", "rm", "score", "reference", "grpo", "rollout"]
 NOWHERE = Path()  # no file is read
 STEPS = 1000  # of the schedule: it changes no shape
+TEMPERATURE = 1.0  # nor does this
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ class Program:
 
 def build(stage: StageName, model: ModelConfig, mesh: Mesh, shapes: Shapes, choices: Choices) -> Program:
     """The program of one step of a stage. Compile what it gives under `jax.set_mesh(mesh)`, and call this outside."""
-    return {"sft": _sft, "rm": _rm, "score": _score, "grpo": _grpo, "rollout": _rollout}[stage](_Room(model, mesh, shapes, choices))
+    programs = {"sft": _sft, "rm": _rm, "score": _score, "reference": _reference, "grpo": _grpo, "rollout": _rollout}
+    return programs[stage](_Room(model, mesh, shapes, choices))
 
 
 class _Room:
@@ -135,7 +137,7 @@ def _sft(room: _Room) -> Program:
 
 def _reward_batch(room: _Room) -> RewardBatch:
     s = room.shapes
-    return RewardBatch(*room.answers(), room.tokens(s.criteria, s.criterion), room.tokens(s.criteria), room.tokens(s.criteria))
+    return RewardBatch(*room.answers()[:4], room.tokens(s.criteria, s.criterion), room.tokens(s.criteria), room.tokens(s.criteria))
 
 
 def _rm(room: _Room) -> Program:
@@ -158,20 +160,29 @@ def _score(room: _Room) -> Program:
     return room.program(jit_score, (params, room.model, _reward_batch(room)), params, (), work, layout.tokens, compute=room.compute)
 
 
+def _reference(room: _Room) -> Program:
+    """What the start of the policy says of the answers, before the update: with adapters the frozen base, else a copy of the policy's first weights."""
+    s = room.shapes
+    state, _ = room.state(*room.trained())
+    layout = tree(s.prompt, (s.answers, s.answer))
+    start = room.frozen()
+    arguments = (start, room.model, room.answers(), TEMPERATURE, room.compute)
+    work = flops.forward(room.model, layout, s.batch, s.answers * s.answer)
+    return room.program(grpo.reference_log_probs, arguments, start, (), work, layout.tokens, (state, room.frozen()))  # beside: the policy, the judge
+
+
 def _grpo(room: _Room) -> Program:
     s, c = room.shapes, room.choices
     state, where = room.state(*room.trained())
-    frozen, reference = (room.frozen() if c.lora else {}), room.frozen()
+    frozen = room.frozen() if c.lora else {}
     layout = tree(s.prompt, (s.answers, s.answer))
-    settings = GrpoConfig(out=NOWHERE, cases=NOWHERE, model=NOWHERE, reward_model=NOWHERE)
+    settings = GrpoConfig(out=NOWHERE, cases=NOWHERE, model=NOWHERE, reward_model=NOWHERE, temperature=TEMPERATURE)
     step = grpo.make_step(settings, room.model, room.compute, room.optimizer, where)
-    old, advantages = room.tokens(s.answers, s.answer, dtype=jnp.float32), room.tokens(s.answers, dtype=jnp.float32)
-    learned = flops.update(room.model, layout, s.batch, s.answers * s.answer, c.remat, bool(c.lora))
-    looked_up = flops.forward(room.model, layout, s.batch, s.answers * s.answer)
-    work = flops.Work(*(getattr(learned, name) + getattr(looked_up, name) for name in ("model", "computed", "attention")))
-    parameters = (state.params, frozen) if c.lora else (state.params, reference)  # with adapters the reference is the base itself
-    return room.program(step, (state, frozen, reference, room.answers(), old, advantages), parameters, (state.masters, state.moments), work, layout.tokens,
-                        room.frozen())  # fmt: skip
+    log_probs, advantages = room.tokens(s.answers, s.answer, dtype=jnp.float32), room.tokens(s.answers, dtype=jnp.float32)
+    arguments = (state, frozen, room.answers(), log_probs, log_probs, advantages)
+    work = flops.update(room.model, layout, s.batch, s.answers * s.answer, c.remat, bool(c.lora))
+    beside = (room.frozen(), () if c.lora else room.frozen())  # the judge, the reference
+    return room.program(step, arguments, (state.params, frozen), (state.masters, state.moments), work, layout.tokens, beside)
 
 
 def _rollout(room: _Room) -> Program:
@@ -183,5 +194,5 @@ def _rollout(room: _Room) -> Program:
     beside = (state.masters, state.moments, room.frozen(), () if c.lora else room.frozen())  # the optimizer's, the judge, the reference
     arguments = (policy, room.model, room.tokens(s.prompt), room.tokens(), key, room.tokens())
     tokens = s.prompt + s.answers * s.answer
-    return room.program(sample, arguments, policy, (), work, tokens, beside, answers=s.answers, answer_tokens=s.answer, stop=0, temperature=1.0,
-                        compute=room.compute)  # fmt: skip
+    function = jax.jit(longest, static_argnames=("config", "answers", "answer_tokens", "stop", "compute"))  # no answer ends before R: the most that it costs
+    return room.program(function, arguments, policy, (), work, tokens, beside, answers=s.answers, answer_tokens=s.answer, stop=0, compute=room.compute)

@@ -11,20 +11,24 @@ class Record(BaseModel):
 
 
 class Memory(Record):
-    """GiB on each device. `temporaries` holds gradients and activations; `beside` what a run keeps there that this program never sees."""
+    """GiB on each device. `temporaries` is what the program holds beside its arguments when it holds most: gradients and activations; `beside` what a
+    run keeps there that this program never sees. `temp_size` is the figure of that name in the compiler's summary, as others publish it; it is larger."""
 
     parameters: float
     optimizer: float
-    temporaries: float | None  # None where the compiler gave up before it could say
+    temporaries: float | None  # None where the compiler gave up before it could say, as is `temp_size`
+    temp_size: float | None
     beside: float
     peak: float
     hbm: float
 
 
 class Time(Record):
-    """Seconds a step. `compute` is the compiler's estimate, `kernels` attention's by its operations at half the peak, `collectives` all traffic at the
-    links' speed; `estimate` the longer of computing and moving; `floor` the roofline's: operations at peak, or bytes that must be read."""
+    """Seconds a step. `compute` is the compiler's estimate, from `mcycles` million cycles; `kernels` attention's by its operations at half the peak;
+    `collectives` all traffic at the links' speed; `estimate` the longer of computing and moving; `floor` the roofline's: operations at peak, or bytes
+    that must be read."""
 
+    mcycles: float
     compute: float
     kernels: float
     collectives: float
@@ -82,7 +86,7 @@ def show(plan: Plan, console: Console) -> None:
     if plan.time:
         t = plan.time
         rows["time"] = f"{t.estimate:.2f} s a step (computing {t.compute:.2f}, attention {t.kernels:.2f}, moving {t.collectives:.2f}; floor {t.floor:.2f})"
-        rows["speed"] = f"{t.tokens_per_second_per_device:,.0f} tokens/s a device, {t.mfu:.0%} MFU, by estimate"
+        rows["speed"] = f"{t.tokens_per_second_per_device:,.0f} tokens/s a device, {t.mfu:.0%} MFU, {t.mcycles:,.0f} Mcycles, by estimate"
     for moved in plan.collectives:
         rows[moved.kind] = f"{moved.count:,} a step, {moved.gib:.2f} GiB; largest {moved.largest}"
     if plan.suggestion:

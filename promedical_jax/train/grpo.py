@@ -1,7 +1,8 @@
 """GRPO against a frozen criterion-conditioned reward model, with an advantage that keeps the veto.
 
 A step: sample G answers of each instruction, score every criterion of every answer in one pass, turn scores into verdicts, verdicts into S1, S2, S3
-and these into advantages (rubric/, on the host: a few numbers an answer), and update on the tree. Weights never leave the devices.
+and these into advantages (rubric/, on the host: a few numbers an answer), look up what the frozen start says of the answers, and update on the tree.
+Weights never leave the devices.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,32 +24,36 @@ from promedical_jax.model.transformer import FLOAT32, Compute, ModelConfig, Para
 from promedical_jax.reward import RewardBatch, RewardModel, check_reward_model, jit_score, load_reward_model
 from promedical_jax.rollout import Rollout, sample
 from promedical_jax.rubric import Case, Judge, Scores, Verdict, advantage, score_verdicts
+from promedical_jax.selfcheck import check_tree
 from promedical_jax.train.ledger import Judged, Ledger
-from promedical_jax.train.loop import run_steps
-from promedical_jax.train.optimizer import GradientTransformation, TrainState, make_optimizer, start, update
+from promedical_jax.train.loop import finished, run_steps
+from promedical_jax.train.optimizer import GradientTransformation, TrainState, make_optimizer, narrowed, start, update
 from promedical_jax.train.policy import AnswerBatch, answer_log_probs, masked_mean
 from promedical_jax.train.stage import Setup, backbone, begin, check_fits, frozen_start, prepare, save_model
 
 
-def loss(params: Params, config: ModelConfig, batch: AnswerBatch, old: jax.Array, reference: jax.Array, advantages: jax.Array, *, temperature: float,
-         clip_low: float, clip_high: float, kl: float, compute: Compute = FLOAT32) -> tuple[jax.Array, dict[str, jax.Array]]:
+def loss(params: Params, config: ModelConfig, batch: AnswerBatch, old: jax.Array, reference: jax.Array | None, advantages: jax.Array, *,
+         temperature: float, clip_low: float, clip_high: float, kl: float, compute: Compute = FLOAT32) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The clipped policy gradient with a KL penalty (GRPO, arXiv 2402.03300), a mean over the batch's answer tokens.
 
-    old, reference: [B, G, R] log-probabilities by the sampler and by the frozen start; advantages: [B, G]. The KL is the estimator k3.
+    old, reference: [B, G, R] log-probabilities by the sampler and by the frozen start; advantages: [B, G]. The KL is the estimator k3; without a
+    reference there is none.
     """
     log_probs, entropy = answer_log_probs(params, config, batch, temperature, compute)
     ratio = jnp.exp(log_probs - old)
     gain = advantages[..., None]
     clipped = jnp.clip(ratio, 1 - clip_low, 1 + clip_high)
     policy = -jnp.minimum(ratio * gain, clipped * gain)
-    apart = reference - log_probs
-    divergence = jnp.exp(apart) - apart - 1
     mask = batch.mask
-    value = masked_mean(policy + kl * divergence, mask)
+    value, divergence = masked_mean(policy, mask), {}
+    if reference is not None:
+        apart = reference - log_probs
+        divergence["kl"] = masked_mean(jnp.expm1(apart) - apart, mask)
+        value += kl * divergence["kl"]
     gap = jnp.abs(log_probs - old)
     metrics = {
         "loss": value,
-        "kl": masked_mean(divergence, mask),
+        **divergence,
         "entropy": masked_mean(entropy, mask),
         "clip_ratio/region_mean": masked_mean(clipped != ratio, mask),
         # Before the update sampler and trainer hold the same weights: a gap is stale weights or different arithmetic.
@@ -89,14 +94,17 @@ def run(config: GrpoConfig, truth: Judge | None = None) -> None:
         raise InputError(f"{config.model}: no weights; GRPO starts from a trained policy (see `promedical train sft`)")
     sizes = measure(setup.cases, config.shapes, str(config.cases))
     batches = training_batches(setup.cases, sizes, config.batch, config.seed, str(config.cases))
-    if begin(config, setup, "grpo"):
+    if finished(config, "grpo"):
         return
     optimizer = make_optimizer(config.optimizer, config.steps)
     with jax.set_mesh(setup.mesh):
         model, parts = backbone(config, setup, jax.random.key(config.seed))
-        start_of_policy = frozen_start(config, parts)
+        start_of_policy = frozen_start(config, parts) if config.kl else None
         state, where = start(parts.trained, parts.axes, optimizer, setup.mesh, config.weights)
         reward_model = load_reward_model(judge_folder, setup.mesh, config.dtype)
+        check_tree("the policy", join(parts.frozen, state.params), model, setup.compute, trains=True, samples=True)
+        check_tree("the reward model", reward_model.params["backbone"], reward_model.config, setup.compute)
+        begin(config, setup)
         step = make_step(config, model, setup.compute, optimizer, where)
         ledger = Ledger(config, setup.tokenizer, truth)
 
@@ -106,7 +114,8 @@ def run(config: GrpoConfig, truth: Judge | None = None) -> None:
             placed, rollout, judged = roll_out(config, setup, model, policy, reward_model, host, cases, number)
             answers = AnswerBatch(placed["prompt"], placed["prompt_length"], rollout.tokens, rollout.lengths)
             advantages = to_devices({"advantage": judged.advantage.astype(np.float32)})["advantage"]
-            state, metrics = step(state, parts.frozen, start_of_policy, answers, rollout.log_probs, advantages)
+            reference = None if start_of_policy is None else reference_log_probs(start_of_policy, model, answers, config.temperature, setup.compute)
+            state, metrics = step(state, parts.frozen, answers, rollout.log_probs, reference, advantages)
             return state, metrics | ledger.record(number, cases, rollout, judged)
 
         state = run_steps(config, "GRPO", state, where, batches, advance, shown=("reward", "s1", "safe", "kl"), begin=ledger.begin, before_save=ledger.flush,
@@ -127,16 +136,22 @@ def roll_out(config: GrpoConfig, setup: Setup, model: ModelConfig, policy: Param
     return placed, rollout, judge(reward_model, batch, cases, config, setup.compute)
 
 
+@partial(jax.jit, static_argnames=("config", "compute"))
+def reference_log_probs(params: Params, config: ModelConfig, batch: AnswerBatch, temperature: float, compute: Compute = FLOAT32) -> jax.Array:
+    """[B, G, R] log-probabilities of the answers by the frozen start, on the policy's own tree. Once a rollout: no update changes them."""
+    return answer_log_probs(params, config, batch, temperature, compute)[0]
+
+
 def make_step(config: GrpoConfig, model: ModelConfig, compute: Compute, optimizer: GradientTransformation, where: TrainState) -> Callable[..., Any]:
-    """The jitted update: (state, frozen parameters, reference parameters, answers, the sampler's log-probs, advantages [B, G]) -> (state, metrics)."""
+    """The jitted update: (state, frozen parameters, answers, log-probs [B, G, R] by the sampler and by the reference, or None without a KL, advantages
+    [B, G]) -> (state, metrics)."""
     terms: dict[str, Any] = {"temperature": config.temperature, "clip_low": config.clip_low, "clip_high": config.clip_high, "kl": config.kl, "compute": compute}
 
     @partial(jax.jit, donate_argnums=0, out_shardings=(where, None))
-    def step(state: TrainState, frozen: Params, reference: Params, answers: AnswerBatch, old: jax.Array,
+    def step(state: TrainState, frozen: Params, answers: AnswerBatch, old: jax.Array, reference: jax.Array | None,
              advantages: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
-        before, _ = answer_log_probs(reference, model, answers, config.temperature, compute)
-        whole = lambda trained: loss(join(frozen, trained), model, answers, old, before, advantages, **terms)  # noqa: E731
-        gradients, metrics = jax.grad(whole, has_aux=True)(state.params)
+        whole = lambda trained: loss(join(frozen, trained), model, answers, old, reference, advantages, **terms)  # noqa: E731
+        gradients, metrics = jax.grad(whole, has_aux=True)(narrowed(state.params, compute.dtype))
         metrics["grad_norm"] = jnp.sqrt(sum(jnp.sum(g.astype(jnp.float32) ** 2) for g in jax.tree.leaves(gradients)))
         return update(state, gradients, optimizer), metrics
 

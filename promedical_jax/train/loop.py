@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import jax
 
@@ -21,30 +22,39 @@ from promedical_jax.train.optimizer import TrainState
 Advance = Callable[[TrainState, dict[str, Any], int], tuple[TrainState, dict[str, Any]]]
 
 
-def claim(config: Stage, stage: str) -> bool:
-    """Makes the run folder this recipe's own: True if its run has finished already. Raises InputError if another recipe lives there.
+def finished(config: Stage, stage: str) -> bool:
+    """Whether this recipe's run is in its folder, finished. Raises InputError if another recipe lives there, or another process was started with one.
 
-    Process 0 looks and writes, and the others take its word; they raise InputError where they were given another recipe, or do not see its folder.
+    Writes nothing; process 0 looks, and the others take its word.
     """
-    marker = config.out / "recipe.yaml"
-    recipe = dump(config)
+    marker, recipe = config.out / "recipe.yaml", dump(config)
     with together():
-        if chief():
-            if marker.exists() and marker.read_text() != recipe:
-                raise InputError(f"{config.out}: holds a {stage} run of another recipe (see {marker}); choose another --out")
-            with replacing(marker) as part:  # half a recipe would be another recipe
-                part.write_text(recipe)
+        if chief() and marker.exists() and marker.read_text() != recipe:
+            raise InputError(f"{config.out}: holds a {stage} run of another recipe (see {marker}); choose another --out")
+    mine = crc32(recipe.encode()) >> 1  # `agree` has 31 bits
+    same = agree(mine) == mine
     with together():
-        if not chief() and _wait_for(marker) != recipe:
+        if not same:
             raise InputError(f"{marker}: process {jax.process_index()} was started with another recipe; start every process with the same command")
     return bool(agree((config.out / "model" / "config.json").exists()))
 
 
-def _wait_for(marker: Path, seconds: int = 30) -> str:
-    """What process 0 wrote there; a network's file system may show it late."""
+def claim(config: Stage) -> None:
+    """Makes the run folder this recipe's own. Raises InputError in a process that does not see the folder, which process 0 writes to."""
+    marker = config.out / "recipe.yaml"
+    with together():
+        if chief():
+            with replacing(marker) as part:  # half a recipe would be another recipe
+                part.write_text(dump(config))
+    with together():
+        _wait_for(marker)
+
+
+def _wait_for(marker: Path, seconds: int = 30) -> None:
+    """For what process 0 wrote there; a network's file system may show it late."""
     for _ in range(10 * seconds):
         if marker.exists():
-            return marker.read_text()
+            return
         time.sleep(0.1)
     raise InputError(f"{marker}: process {jax.process_index()} does not see the file that process 0 wrote; give --out on a file system that all hosts share")
 

@@ -11,6 +11,7 @@ from optax import GradientTransformation as GradientTransformation
 
 from promedical_jax.config import Optimizer
 from promedical_jax.model.sharding import shardings
+from promedical_jax.model.transformer import NORMS
 
 
 class TrainState(NamedTuple):
@@ -56,6 +57,21 @@ def start(params: Any, axes: Any, optimizer: GradientTransformation, mesh: Mesh,
     where = state_shardings(mesh, axes, optimizer, jax.eval_shape(make), weights)
     placed = jax.jit(make, out_shardings=where.params)() if callable(params) else jax.device_put(params, where.params)
     return jax.jit(lambda params: first_state(params, optimizer, weights), out_shardings=where, donate_argnums=0)(placed), where
+
+
+def narrowed(params: Any, dtype: str) -> Any:
+    """What a loss is differentiated by: the layers' matrices in the type that products compute in, all else as it is kept.
+
+    A layer casts its matrices before anything else, so their gradients come out of the products, and travel between devices, in that type whatever they
+    are kept in. Asked for in it, they take half the memory until `update` widens them one by one.
+    """
+
+    def narrow(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
+        names = [getattr(key, "key", None) for key in path]
+        smaller = jnp.dtype(dtype).itemsize < x.dtype.itemsize
+        return x.astype(dtype) if smaller and "layers" in names and names[-1] not in NORMS else x
+
+    return jax.tree.map_with_path(narrow, params)
 
 
 def update(state: TrainState, gradients: Any, optimizer: GradientTransformation) -> TrainState:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from promedical_jax.model import transformer
-from promedical_jax.model.layout import assemble, last_valid, nodes_of, tree
+from promedical_jax.model.layout import Rows, assemble, last_valid, node_tokens, nodes_of, place, states_before, tree
 from promedical_jax.model.logprob import log_probs
 from promedical_jax.model.sharding import reshape
 from promedical_jax.model.transformer import FLOAT32, Compute, ModelConfig, Params
@@ -19,6 +19,7 @@ class AnswerBatch(NamedTuple):
     prompt_length: jax.Array  # [B]
     answers: jax.Array  # [B, G, R]
     answer_lengths: jax.Array  # [B, G]
+    rows: Rows | None = None  # the same packed into shared rows: then these are computed
 
     @property
     def mask(self) -> jax.Array:
@@ -30,16 +31,23 @@ def answer_log_probs(params: Params, config: ModelConfig, batch: AnswerBatch, te
                      compute: Compute = FLOAT32) -> tuple[jax.Array, jax.Array]:
     """Log-probability of each answer token given what stands before it, and the entropy there, both [B, G, R], 0 at padding; in nats."""
     b, g, r = batch.answers.shape
-    layout = tree(batch.prompt.shape[1], (g, r))
-    rows = assemble(layout, [batch.prompt[:, None], batch.answers], [batch.prompt_length[:, None], batch.answer_lengths])
-    hidden = transformer.forward(params, config, rows, layout, compute)
-    # The instruction's last state predicts each answer's first token; an answer's states predict its next ones.
-    first = last_valid(nodes_of(hidden, layout, 0), batch.prompt_length[:, None])[:, :, None]
-    before = jnp.concatenate([jnp.broadcast_to(first, (b, g, 1, config.width)), nodes_of(hidden, layout, 1)[:, :, :-1]], axis=2)
-    states, targets = reshape(before, (b, g * r, config.width), back=1), reshape(batch.answers, (b, g * r))
-    chosen, entropy = log_probs(states, targets, transformer.unembedding(params), temperature)
-    keep = lambda x: jnp.where(batch.mask, reshape(x, (b, g, r)), 0.0)  # noqa: E731
-    return keep(chosen), keep(entropy)
+    unembed = transformer.unembedding(params)
+    if batch.rows is None:
+        layout = tree(batch.prompt.shape[1], (g, r))
+        rows = assemble(layout, [batch.prompt[:, None], batch.answers], [batch.prompt_length[:, None], batch.answer_lengths])
+        hidden = transformer.forward(params, config, rows, layout, compute)
+        # The instruction's last state predicts each answer's first token; an answer's states predict its next ones.
+        first = last_valid(nodes_of(hidden, layout, 0), batch.prompt_length[:, None])[:, :, None]
+        before = jnp.concatenate([jnp.broadcast_to(first, (b, g, 1, config.width)), nodes_of(hidden, layout, 1)[:, :, :-1]], axis=2)
+        states, targets = reshape(before, (b, g * r, config.width), back=1), reshape(batch.answers, (b, g * r))
+        said = (reshape(x, (b, g, r)) for x in log_probs(states, targets, unembed, temperature))
+    else:
+        layout = batch.rows.layout((batch.prompt.shape[1], r))
+        hidden = transformer.forward(params, config, place(layout, batch.rows), layout, compute)
+        states, targets = states_before(hidden, layout, batch.rows.nodes), batch.rows.tokens[1]
+        said = (node_tokens(x, layout, batch.rows, 1) for x in log_probs(states, targets, unembed, temperature))
+    chosen, entropy = (jnp.where(batch.mask, x, 0.0) for x in said)
+    return chosen, entropy
 
 
 def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:

@@ -18,14 +18,17 @@ from promedical_jax.config import RmConfig
 from promedical_jax.data.batches import to_devices, training_batches
 from promedical_jax.data.encode import measure
 from promedical_jax.data.load import answers_only, encode_file
+from promedical_jax.data.rows import judged_lengths, packer
 from promedical_jax.errors import InputError
 from promedical_jax.model.heads import HEADS_AXES, init_heads
 from promedical_jax.model.lora import join
+from promedical_jax.model.sharding import parts as parts_of
 from promedical_jax.model.transformer import FLOAT32, Compute, ModelConfig, Params
 from promedical_jax.reward import RewardBatch, calibrate, reward_files, score, score_cases
 from promedical_jax.rubric import Tier, write_cases
-from promedical_jax.train.loop import run_steps
-from promedical_jax.train.optimizer import GradientTransformation, TrainState, make_optimizer, start, update
+from promedical_jax.selfcheck import check_tree
+from promedical_jax.train.loop import finished, run_steps
+from promedical_jax.train.optimizer import GradientTransformation, TrainState, make_optimizer, narrowed, start, update
 from promedical_jax.train.stage import backbone, begin, prepare, save_model
 
 
@@ -66,7 +69,8 @@ def make_step(model: ModelConfig, compute: Compute, pair_weight: float, optimize
 
     @partial(jax.jit, donate_argnums=0, out_shardings=(where, None))
     def step(state: TrainState, frozen: Params, batch: RewardBatch, labels: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
-        gradients, metrics = jax.grad(lambda trained: loss(join(frozen, trained), model, batch, labels, pair_weight, compute), has_aux=True)(state.params)
+        whole = lambda trained: loss(join(frozen, trained), model, batch, labels, pair_weight, compute)  # noqa: E731
+        gradients, metrics = jax.grad(whole, has_aux=True)(narrowed(state.params, compute.dtype))
         return update(state, gradients, optimizer), metrics
 
     return step
@@ -90,14 +94,10 @@ def run(config: RmConfig) -> Path | None:
     kept, apart, cases = ([cases[i] for i in part] for part in np.split(order, np.cumsum(shares)))
     held_out = kept or held_out
     sizes = measure([*cases, *apart, *held_out], config.shapes, str(config.cases))
-    batches = training_batches(cases, sizes, config.batch, config.seed, str(config.cases))
-    finished, file = begin(config, setup, "rm"), config.held_out
-    if kept:
-        file = config.out / "held_out.jsonl"
-        with together():
-            if chief():
-                write_cases(file, [case.case for case in kept])
-    if finished:
+    pack = packer(cases, judged_lengths, config.row, parts_of(setup.mesh, "batch"), str(config.cases))
+    batches = training_batches(cases, sizes, config.batch, config.seed, str(config.cases), pack)
+    file = config.out / "held_out.jsonl" if kept else config.held_out
+    if finished(config, "rm"):
         return file
 
     optimizer = make_optimizer(config.optimizer, config.steps)
@@ -109,12 +109,18 @@ def run(config: RmConfig) -> Path | None:
         make = parts.trained
         trained = (lambda: {"backbone": make(), "heads": heads()}) if callable(make) else {"backbone": make, "heads": heads()}
         state, where = start(trained, {"backbone": parts.axes, "heads": HEADS_AXES}, optimizer, setup.mesh, config.weights)
+        check_tree("the model", join(frozen, state.params)["backbone"], model, setup.compute, trains=True, packs=config.row is not None)
+        begin(config, setup)
+        with together():
+            if kept and chief():
+                write_cases(config.out / "held_out.jsonl", [case.case for case in kept])
         step = make_step(model, setup.compute, config.pair_weight, optimizer, where)
 
         def advance(state: TrainState, batch: dict[str, Any], _: int) -> tuple[TrainState, dict[str, Any]]:
             placed = to_devices({name: batch[name] for name in (*RewardBatch._fields, "labels")})
             labels = placed.pop("labels")
-            return step(state, frozen, RewardBatch(**placed), labels)
+            state, metrics = step(state, frozen, RewardBatch(**placed), labels)
+            return state, metrics | {"fill": batch["fill"]}
 
         state = run_steps(config, "reward model", state, where, batches, advance, shown=("loss", "accuracy"),
                           tokens=lambda b: float(b["prompt_length"].sum() + b["answer_lengths"].sum() + b["criterion_lengths"].sum() * sizes.answers))

@@ -11,10 +11,13 @@ from promedical_jax.config import SftConfig
 from promedical_jax.data.batches import to_devices, training_batches
 from promedical_jax.data.encode import measure
 from promedical_jax.data.load import answers_only
+from promedical_jax.data.rows import answer_lengths, packer
 from promedical_jax.model.lora import join
+from promedical_jax.model.sharding import parts as parts_of
 from promedical_jax.model.transformer import FLOAT32, Compute, ModelConfig, Params
-from promedical_jax.train.loop import run_steps
-from promedical_jax.train.optimizer import GradientTransformation, TrainState, make_optimizer, start, update
+from promedical_jax.selfcheck import check_tree
+from promedical_jax.train.loop import finished, run_steps
+from promedical_jax.train.optimizer import GradientTransformation, TrainState, make_optimizer, narrowed, start, update
 from promedical_jax.train.policy import AnswerBatch, answer_log_probs, masked_mean
 from promedical_jax.train.stage import backbone, begin, prepare, save_model
 
@@ -31,7 +34,8 @@ def make_step(model: ModelConfig, compute: Compute, optimizer: GradientTransform
 
     @partial(jax.jit, donate_argnums=0, out_shardings=(where, None))
     def step(state: TrainState, frozen: Params, batch: AnswerBatch) -> tuple[TrainState, dict[str, jax.Array]]:
-        gradients, metrics = jax.grad(lambda trained: loss(join(frozen, trained), model, batch, compute), has_aux=True)(state.params)
+        whole = lambda trained: loss(join(frozen, trained), model, batch, compute)  # noqa: E731
+        gradients, metrics = jax.grad(whole, has_aux=True)(narrowed(state.params, compute.dtype))
         return update(state, gradients, optimizer), metrics
 
     return step
@@ -42,17 +46,22 @@ def run(config: SftConfig) -> None:
     setup = prepare(config)
     cases = answers_only(setup.cases, config.cases)
     sizes = measure(cases, config.shapes, str(config.cases))
-    batches = training_batches(cases, sizes, config.batch, config.seed, str(config.cases))
-    if begin(config, setup, "sft"):
+    pack = packer(cases, answer_lengths, config.row, parts_of(setup.mesh, "batch"), str(config.cases))
+    batches = training_batches(cases, sizes, config.batch, config.seed, str(config.cases), pack)
+    if finished(config, "sft"):
         return
     optimizer = make_optimizer(config.optimizer, config.steps)
     with jax.set_mesh(setup.mesh):
         model, parts = backbone(config, setup, jax.random.key(config.seed))
         state, where = start(parts.trained, parts.axes, optimizer, setup.mesh, config.weights)
+        check_tree("the model", join(parts.frozen, state.params), model, setup.compute, trains=True, packs=config.row is not None)
+        begin(config, setup)
         step = make_step(model, setup.compute, optimizer, where)
 
         def advance(state: TrainState, batch: dict[str, Any], _: int) -> tuple[TrainState, dict[str, Any]]:
-            return step(state, parts.frozen, AnswerBatch(**to_devices({name: batch[name] for name in AnswerBatch._fields})))
+            placed = AnswerBatch(**to_devices({name: batch[name] for name in AnswerBatch._fields}))
+            state, metrics = step(state, parts.frozen, placed)
+            return state, metrics | {"fill": batch["fill"]}
 
         state = run_steps(config, "supervised start", state, where, batches, advance, shown=("loss",),
                           tokens=lambda batch: float(batch["answer_lengths"].sum() + batch["prompt_length"].sum()))

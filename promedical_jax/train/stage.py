@@ -62,15 +62,11 @@ def _read(config: Stage) -> Setup:
     return Setup(mesh, source, model, tokenizer, encode_file(config.cases, tokenizer), Compute(config.dtype, config.remat))
 
 
-def begin(config: Stage, setup: Setup, stage: str) -> bool:
-    """Makes the run folder this recipe's own, with the small files of the model beside its checkpoints, so that any of them can be exported.
-
-    True if the run has finished already.
-    """
-    finished = claim(config, stage)
+def begin(config: Stage, setup: Setup) -> None:
+    """Makes the run folder this recipe's own, with the small files of the model beside its checkpoints, so that any of them can be exported."""
+    claim(config)
     tokenizer = hf.resolve(config.tokenizer, weights=False) if config.tokenizer else None
     hf.keep_companions(config.out / "base", setup.source.folder, tokenizer)
-    return finished
 
 
 def check_adapter(config: Lora, model: ModelConfig) -> None:

@@ -1,4 +1,4 @@
-"""Each platform's attention against plain level-by-level attention, which the goldens and the flat rows of test_tree_forward.py hold to the truth."""
+"""Each platform's attention against plain level-by-level attention, which the goldens and the flat rows of test_tree_exactness.py hold to the truth."""
 
 from functools import partial
 
@@ -10,7 +10,7 @@ from tiny import close
 
 from promedical_jax.model import cudnn, sharding, splash
 from promedical_jax.model.attention import attend
-from promedical_jax.model.layout import Layout, assemble, tree
+from promedical_jax.model.layout import Layout, TreeBatch, assemble, tree
 from promedical_jax.model.levels import level_attention
 
 # Rows that fill no block, one block and several, and nodes that no block boundary meets.
@@ -100,5 +100,5 @@ def test_the_platform_is_that_of_the_mesh_also_where_it_is_only_compiled_for(mon
         monkeypatch.setattr(cudnn, "cudnn_attention", lambda *_: called.append("cudnn"))
         monkeypatch.setattr("promedical_jax.model.attention.level_attention", lambda *_: called.append("levels"))
         for dtype in (jnp.float32, jnp.bfloat16):
-            attend(jnp.zeros((1, 2, 1, 1, 64), dtype), None, None, None, tree(2))
+            attend(jnp.zeros((1, 2, 1, 1, 64), dtype), None, None, TreeBatch(None, None, None), tree(2))
     assert called == ["levels", "levels", "splash", "splash", "levels", "cudnn"]  # cuDNN has no float32

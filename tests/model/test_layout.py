@@ -32,7 +32,7 @@ def test_a_tree_is_its_levels_one_after_another() -> None:
 def test_positions_continue_from_the_parents_true_end(seed: int) -> None:
     tokens, lengths = levels(seed)
     batch = packed(TREE, tokens, lengths)
-    assert all(x.shape == (B, TREE.tokens) for x in batch)
+    assert all(x.shape == (B, TREE.tokens) for x in batch[:3])
     for b in range(B):
         want_tokens, want_positions, want_valid = [], [], []
 
@@ -66,7 +66,7 @@ def test_the_spans_give_back_each_node(seed: int) -> None:
 def test_criteria_may_come_folded_or_by_answer() -> None:
     tokens, lengths = levels(0)
     folded = [*tokens[:2], tokens[2].reshape(B, G * K, C)], [*lengths[:2], lengths[2].reshape(B, G * K)]
-    for one, other in zip(packed(TREE, tokens, lengths), packed(TREE, *folded), strict=True):
+    for one, other in zip(packed(TREE, tokens, lengths)[:3], packed(TREE, *folded)[:3], strict=True):
         assert (one == other).all()
 
 

@@ -18,7 +18,7 @@ from promedical_jax.plan.compile import Request, plan_stage
 from promedical_jax.plan.programs import Choices, Shapes
 
 SMALL = Shapes(batch=0, prompt=8, answers=2, answer=8, criteria=2, criterion=4)
-STAGES = ("sft", "rm", "score", "grpo", "rollout")
+STAGES = ("sft", "rm", "score", "reference", "grpo", "rollout")
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +37,11 @@ def test_every_stage_compiles_and_its_memory_is_that_of_its_arrays(folder: str, 
     done = plan_stage(Request(folder, stage, "cpu:4", SMALL, Choices(dtype="float32"), tp=2))
     assert done.mesh == {"slice": 1, "fsdp": 2, "tp": 2} and done.batch == 2 and done.fits and done.time is None and done.suggestion is None
     held = done.gib.parameters * GIB / (4 * size() / 4)  # float32 over four devices, but for the norms, which every device has
-    copies = 2 if stage == "grpo" else 1  # the reference too
-    assert copies <= held < copies * 1.25
+    assert 1 <= held < 1.25
+    beside = done.gib.beside / done.gib.parameters
+    assert beside == pytest.approx({"reference": 4, "grpo": 2, "rollout": 4}.get(stage, 0), rel=0.01)  # policy, two moments, reference, judge: but its own
     moments = done.gib.optimizer / done.gib.parameters
-    assert moments == pytest.approx({"sft": 2, "rm": 2, "grpo": 1}.get(stage, 0), rel=0.01)
+    assert moments == pytest.approx(dict.fromkeys(("sft", "rm", "grpo"), 2).get(stage, 0), rel=0.01)
     assert done.gib.peak >= done.gib.parameters + done.gib.optimizer + done.gib.beside
 
 
@@ -49,6 +50,15 @@ def test_adapters_and_narrow_weights_hold_less_where_they_should(folder: str) ->
     full, adapters, narrow = choose(), choose(lora=1), choose(weights="bfloat16")
     assert adapters.optimizer < 0.2 * full.optimizer and 0.5 * full.parameters < adapters.parameters < 0.7 * full.parameters
     assert narrow.parameters == full.parameters / 2 and narrow.optimizer == pytest.approx(1.5 * full.optimizer, rel=0.01)  # masters beside two moments
+
+
+def test_with_adapters_the_reference_is_the_base_and_counts_once(folder: str) -> None:
+    full, adapters = (plan_stage(Request(folder, "grpo", "cpu:1", SMALL, Choices(lora=lora, dtype="float32"))).gib for lora in (0, 1))
+    base = GIB / (4 * size())
+    assert full.beside * base == pytest.approx(2) and adapters.beside * base == pytest.approx(1)  # judge and reference, or the judge alone
+    assert 1 < adapters.parameters * base < 1.25
+    for gib in (full, adapters):
+        assert gib.peak == pytest.approx(gib.parameters + gib.optimizer + gib.temporaries + gib.beside, rel=0.02)  # but for the batch
 
 
 def test_a_plan_that_does_not_fit_says_what_would(folder: str, monkeypatch) -> None:
@@ -94,6 +104,7 @@ def test_a_tpu_step_gathers_no_parameter_outside_its_loops(name: str) -> None:
     ],
 )
 def test_unknown_topologies_are_refused(name: str, words: str) -> None:
+    jax.devices()  # from here on the process has as many as it has
     with pytest.raises(InputError, match=words):
         topology(name)
 

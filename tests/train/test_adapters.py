@@ -42,7 +42,7 @@ class Runs:
         self.root = root
         self._done: dict[tuple[type[Stage], tuple[int, int]], Stage] = {}
         self.states: dict[Path, Any] = {}  # the last one of each run, by its folder
-        self.references: dict[Path, Any] = {}  # what GRPO's last step was given as reference
+        self.references: dict[Path, Any] = {}  # what looked the reference up at GRPO's last step
         tokenizer = build_tokenizer()
         model = replace(CONFIG, vocabulary=len(tokenizer))
         write_cases(root / "cases.jsonl", make_cases(16, seed=0, answers=2))
@@ -61,22 +61,17 @@ class Runs:
 
     def run(self, config: Stage) -> Stage:
         module = MODULE[type(config)]
-        run_steps, make_step = module.run_steps, grpo.make_step
+        run_steps, look_up = module.run_steps, grpo.reference_log_probs
 
-        def watched(*built: Any) -> Callable[..., Any]:
-            step = make_step(*built)
-
-            def with_reference(state: Any, frozen: Any, reference: Any, *rest: Any) -> Any:
-                self.references[config.out] = jax.device_get(reference)
-                return step(state, frozen, reference, *rest)
-
-            return with_reference
+        def watched(reference: Any, *rest: Any) -> jax.Array:
+            self.references[config.out] = jax.device_get(reference)
+            return look_up(reference, *rest)
 
         with pytest.MonkeyPatch.context() as patch:
             if (config.mesh.fsdp, config.mesh.tp) == ONE_DEVICE:
                 patch.setattr(stage, "make_mesh", lambda *_: make_mesh(devices=jax.devices()[:1]))
             patch.setattr(module, "run_steps", lambda config, *rest, **named: self.states.setdefault(config.out, run_steps(config, *rest, **named)))
-            patch.setattr(grpo, "make_step", watched)
+            patch.setattr(grpo, "reference_log_probs", watched)
             RUN[type(config)](config)
         return config
 
@@ -176,9 +171,14 @@ def test_state_and_checkpoint_hold_the_adapters_alone(kind: type[Stage], runs: R
 def test_grpo_measures_its_kl_to_the_base(runs: Runs) -> None:
     config = runs.of(GrpoConfig)
     figures = metrics(config)
-    assert figures["kl"][0] == 0 and (figures["kl"][1:] > 1e-6).all() and (figures["grad_norm"] > 1e-4).all()
+    assert 0 <= figures["kl"][0] < 1e-11 and (figures["kl"][1:] > 1e-6).all() and (figures["grad_norm"] > 1e-4).all()
     assert figures["sampling/sampling_logp_difference/max"].max() < 1e-4  # the sampler has the adapters of each step
     jax.tree.map(np.testing.assert_array_equal, runs.references[config.out], runs.base)
+
+
+def test_without_a_kl_no_reference_is_looked_up(runs: Runs) -> None:
+    config = runs.run(runs.config(GrpoConfig, "without-kl", ONE_DEVICE, steps=1).model_copy(update={"kl": 0.0}))
+    assert config.out not in runs.references and "kl" not in metrics(config) and metrics(config)["entropy"] > 0
 
 
 # Stopping, exporting meanwhile, and going on

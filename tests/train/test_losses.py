@@ -140,6 +140,16 @@ def test_k3_is_never_negative_and_zero_only_where_they_agree(monkeypatch: pytest
         assert metrics["kl"] >= 0 and (metrics["kl"] > 0) == (spread > 1e-3 or not np.array_equal(new, reference))
 
 
+def test_without_a_reference_there_is_no_kl(monkeypatch: pytest.MonkeyPatch) -> None:
+    given_log_probs(monkeypatch, grpo, np.ones((B, G, R), np.float32))
+    new, old, _, advantages = grpo_inputs(3)
+    both = jax.value_and_grad(grpo.loss, has_aux=True)
+    (value, metrics), gradient = both(new, CONFIG, batch(), old, None, advantages, **TERMS)
+    (wanted, others), same = both(new, CONFIG, batch(), old, new, advantages, **TERMS | {"kl": 0.0})
+    assert value == wanted and metrics.keys() == others.keys() - {"kl"}
+    np.testing.assert_array_equal(gradient, same)
+
+
 def test_on_policy_the_gradient_is_the_policy_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before the first update new = old = reference: the loss is minus the mean advantage and its gradient minus the advantage, a token."""
     given_log_probs(monkeypatch, grpo, np.ones((B, G, R), np.float32))
