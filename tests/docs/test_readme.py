@@ -315,7 +315,7 @@ def test_a_plan_says_what_the_readme_says(clinic: Shop) -> None:
     plan = json.loads(as_json.stdout)
     assert (plan["model"], plan["stage"], plan["devices"], plan["time"]) == ("Qwen/Qwen3-0.6B", "sft", 8, None)
     assert {"parameters", "optimizer", "temporaries", "peak", "hbm"} <= plan["gib"].keys() and plan["tflops"] > 0 and plan["collectives"]
-    section = README.split("## What it will cost")[1].split("\n## ")[0]
+    section = " ".join(README.split("## What it will cost")[1].split("\n## ")[0].split())
     listed = " ".join(clinic.run("promedical plan --help").stdout.split())
     stages, chips = re.findall(r"Stages are (.+?); chips are (.+?), for which", section)[0]
     assert set(re.findall(r"`(\w+)`", chips)) == CHIPS.keys() | {"cpu"} and all(stage in listed for stage in re.findall(r"`(\w+)`", stages))
