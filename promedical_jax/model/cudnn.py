@@ -1,7 +1,8 @@
 """Tree attention on GPU: cuDNN's fused attention, level by level.
 
 A level's nodes are folded into the batch, each with its ancestors' keys in front of its own. The first level is plain causal attention, for which
-cuDNN needs no mask; below it a mask of [node, query, key] says what is padding, a few megabytes for answers of a thousand tokens.
+cuDNN needs no mask; below it a mask of [node, query, key] says what is padding, a few megabytes for answers of a thousand tokens. A longer node is a chain
+of pieces of that length, so that no mask grows with its square.
 """
 
 from functools import partial
@@ -10,7 +11,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from promedical_jax.model.layout import Layout, nodes_of
+from promedical_jax.model.layout import Layout, nodes_of, pieces
 from promedical_jax.model.sharding import on_each_device, spec
 
 Implementation = Literal["cudnn", "xla"]
@@ -46,12 +47,18 @@ def nodes_attention(q: jax.Array, keys: list[jax.Array], values: list[jax.Array]
                     implementation: Implementation = "cudnn") -> jax.Array:  # fmt: skip
     """One level's nodes, each behind its ancestors. q: [B, n, t, K, Q, H]; keys, values: ancestors' from the top and its own, each [B, n, s, K, H]; seen: which
     keys are real, each [B, n, s] -> [B, n, t, K, Q, H]."""
+    if len(keys) == 1:
+        return _attend(q, keys, values, seen, True, implementation)
+    mixed = [_attend(q[:, :, start:end], k, v, real, False, implementation) for (start, end), (k, v, real) in pieces(q.shape[2], 2, keys, values, seen)]
+    return jnp.concatenate(mixed, axis=2)
+
+
+def _attend(q: jax.Array, keys: list[jax.Array], values: list[jax.Array], seen: list[jax.Array], plain: bool, implementation: Implementation) -> jax.Array:
+    """`nodes_attention`; `plain`, where nothing stands before a node and its padding on its right, asks for no mask."""
     b, n, t, kv, heads, size = q.shape
     k, v, real = (jnp.concatenate(parts, axis=2).reshape(b * n, -1, *parts[0].shape[3:]) for parts in (keys, values, seen))
     queries = q.reshape(b * n, t, kv * heads, size)
-    if len(keys) == 1:
-        mixed = jax.nn.dot_product_attention(queries, k, v, is_causal=True, implementation=implementation)
-    else:
-        causal = jnp.tril(jnp.ones((t, k.shape[1]), bool), k.shape[1] - t)
-        mixed = jax.nn.dot_product_attention(queries, k, v, mask=(causal & real[:, None])[:, None], implementation=implementation)
-    return mixed.reshape(q.shape)
+    if plain:
+        return jax.nn.dot_product_attention(queries, k, v, is_causal=True, implementation=implementation).reshape(q.shape)
+    causal = jnp.tril(jnp.ones((t, k.shape[1]), bool), k.shape[1] - t)
+    return jax.nn.dot_product_attention(queries, k, v, mask=(causal & real[:, None])[:, None], implementation=implementation).reshape(q.shape)

@@ -119,12 +119,18 @@ def step(weights: Params, config: ModelConfig, tokens: jax.Array, positions: jax
 
     def layer(x: jax.Array, block: Pair, number: jax.Array | None, w: Params, prefix: Pair, *full: Pair) -> tuple[jax.Array, Pair]:
         q, k, v = _project(w, x, turn, config)
-        # What is read of the block must not depend on the other of reading and writing, or else it is copied for each token: XLA's CPU compiler wants
-        # the block written before, that for TPUs wants it read before, and the token's own part beside it.
-        last = block if number is None else tuple(jax.lax.dynamic_index_in_dim(x, number, 0, keepdims=False) for x in block)
-        block = _written(block[0], k[..., None], number, place, 4), _written(block[1], v[..., None, :], number, place, 3)
-        with jax.named_scope("attention"):
-            mixed = attend_blocks(q, prefix, seen, [*full, block if number is None else last], place, None if number is None else (k, v))
+        # The block is changed in place only where all that reads it stands in an order with what writes it: in a stack for TPUs the token is written when
+        # the attention is done, with its own part beside the block; else it is written first. Otherwise the whole block is copied for each token.
+        if number is None:
+            block = _written(block[0], k[..., None], None, place, 4), _written(block[1], v[..., None, :], None, place, 3)
+            with jax.named_scope("attention"):
+                mixed = attend_blocks(q, prefix, seen, [*full, block], place)
+        else:
+            last = tuple(jax.lax.dynamic_index_in_dim(x, number, 0, keepdims=False) for x in block)
+            with jax.named_scope("attention"):
+                mixed = attend_blocks(q, prefix, seen, [*full, last], place, (k, v))
+            mixed, k, v = jax.lax.optimization_barrier((mixed, k, v))
+            block = _written(block[0], k[..., None], number, place, 4), _written(block[1], v[..., None, :], number, place, 3)
         return _finish(w, x, mixed, config), block
 
     x, block = each_layer(layer, x, weights["layers"], prefix, *full, block=block)

@@ -12,7 +12,7 @@ layout a row holds several small trees: within a level's span the nodes of all o
 child it is (packing.py makes these on the host). Either way one compiled function serves all ragged batches of a layout.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,6 +21,8 @@ import jax
 import jax.numpy as jnp
 
 from promedical_jax.model.sharding import on_each_device, reshape, spec
+
+PIECE = 1024  # tokens of a node that attend at a time, where scores or masks are arrays
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,16 @@ def nodes_of(x: jax.Array, layout: Layout, level: int) -> jax.Array:
     start, end = layout.spans()[level]
     nodes, length = layout.levels[level].nodes, layout.levels[level].length
     return reshape(x[:, start:end], (x.shape[0], nodes, length, *x.shape[2:]), back=x.ndim - 2)
+
+
+def pieces(tokens: int, axis: int, *parts: list[jax.Array]) -> Iterator[tuple[tuple[int, int], list[list[jax.Array]]]]:
+    """A level's nodes of so many tokens as chains of pieces, each behind those before it: for attention that would else hold a long node's scores, or a mask
+    of them, all at once. `parts`: lists of what belongs to the keys, of ancestors from the top and, last, the nodes' own, whose tokens stand along `axis`.
+    Gives each piece's [start, end), and the lists as it sees them: its own part last, and before that the node's earlier tokens as one ancestor more."""
+    for start in range(0, tokens, PIECE):
+        end = min(start + PIECE, tokens)
+        cut = partial(jax.lax.slice_in_dim, axis=axis)
+        yield (start, end), [[*part[:-1], *([cut(part[-1], 0, start)] if start else []), cut(part[-1], start, end)] for part in parts]
 
 
 def last_valid(x: jax.Array, lengths: jax.Array) -> jax.Array:

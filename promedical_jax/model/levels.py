@@ -2,7 +2,8 @@
 
 Plain batched matrix products of [rows, H] x [H, keys], with batch, KV heads and nodes in front and everything that shares the keys (children,
 tokens, the query heads of a KV head) folded into the rows: XLA runs this ten times faster on CPU than an einsum over interleaved axes, and
-no [T, T] mask exists. One softmax spans the scores against the ancestors and the own node, which are never joined into one array.
+no [T, T] mask exists. One softmax spans the scores against the ancestors and the own node, which are never joined into one array. A long node is a chain of
+pieces, each behind those before it: so there is no array of all its pairs of tokens either, and half of them are not computed.
 
 The gradient is written out. It keeps queries, keys, values and two numbers a row, and computes the weights again: what autodiff keeps is larger than all
 else in a layer. And in the gradients of keys and values the narrow factor stands first, for XLA on the CPU writes the first one out turned.
@@ -17,7 +18,7 @@ from functools import reduce
 import jax
 import jax.numpy as jnp
 
-from promedical_jax.model.layout import Layout, nodes_of
+from promedical_jax.model.layout import Layout, nodes_of, pieces
 from promedical_jax.model.sharding import out, reshape
 
 MASKED = -1e30  # finite, so that a padding query with no visible key stays a number
@@ -33,7 +34,7 @@ def level_attention(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array, 
     rows = []
     for i in levels:
         queries = nodes_of(q, layout, i).transpose(0, 3, 1, 2, 4, 5)  # [B, K, n, t, Q, H]
-        mixed = _attend(queries, keys[: i + 1], values[: i + 1], real[: i + 1])
+        mixed = _attend_in_pieces(queries, keys[: i + 1], values[: i + 1], real[: i + 1])
         width = layout.levels[i].nodes * layout.levels[i].length
         rows.append(reshape(mixed.transpose(0, 2, 3, 1, 4, 5), (q.shape[0], width, *q.shape[2:]), back=3))
     return jnp.concatenate(rows, axis=1)
@@ -43,8 +44,14 @@ def nodes_attention(q: jax.Array, keys: Arrays, values: Arrays, seen: Arrays) ->
     """One level's nodes, each behind its ancestors. q: [B, n, t, K, Q, H]; keys, values: ancestors' from the top and its own, each [B, n, s, K, H]; seen: which
     keys are real, each [B, n, s] -> [B, n, t, K, Q, H]."""
     keys, values = ([x.transpose(0, 3, 1, 4, 2) for x in each] for each in (keys, values))
-    mixed = _attend(q.transpose(0, 3, 1, 2, 4, 5), keys, values, [real[:, None, :, None, :] for real in seen])
+    mixed = _attend_in_pieces(q.transpose(0, 3, 1, 2, 4, 5), keys, values, [real[:, None, :, None, :] for real in seen])
     return mixed.transpose(0, 2, 3, 1, 4, 5)
+
+
+def _attend_in_pieces(q: jax.Array, keys: Arrays, values: Arrays, real: Arrays) -> jax.Array:
+    """`_attend`, some tokens of each node at a time."""
+    mixed = [_attend(q[:, :, :, start:end], k, v, seen) for (start, end), (k, v, seen) in pieces(q.shape[3], -1, keys, values, real)]
+    return jnp.concatenate(mixed, axis=3)
 
 
 @jax.custom_vjp

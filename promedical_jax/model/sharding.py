@@ -103,6 +103,12 @@ def parts(mesh: Mesh | AbstractMesh, axis: str) -> int:
     return math.prod(mesh.shape[name] for name in ((names,) if isinstance(names, str) else names))
 
 
+def bytes_here(arrays: Any) -> int:
+    """Bytes of a tree's arrays, which may be abstract, on one device; an array that stands there twice counts once."""
+    leaves = {id(x): x for x in jax.tree.leaves(arrays) if getattr(x, "sharding", None) is not None}
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves.values())
+
+
 def check_divisible(mesh: Mesh, shapes: dict[str, int]) -> None:
     """Raises InputError for each named size that its mesh axes do not divide, before any compilation. `shapes`: axis name -> size."""
     for axis, size in shapes.items():

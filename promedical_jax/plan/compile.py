@@ -81,7 +81,7 @@ def _compile(request: Request, name: str, model: ModelConfig, chip: Chip, device
     batch = request.shapes.batch or parts(mesh, "batch")
     shapes = replace(request.shapes, batch=batch)
     check_fits(mesh, model, batch)
-    program = build(request.stage, model, mesh, shapes, request.choices)
+    program = build(request.stage, model, mesh, shapes, request.choices, chip.hbm)
     with jax.set_mesh(mesh):
         began = time.monotonic()
         lowered = program.function.trace(*program.arguments, **program.keywords).lower(lowering_platforms=(devices[0].platform,))
@@ -99,7 +99,7 @@ def _compile(request: Request, name: str, model: ModelConfig, chip: Chip, device
                  temp_size=None if memory is None else memory.temp_size_in_bytes / GIB, hbm=chip.hbm / GIB)  # fmt: skip
     used_shapes = {key: value for key, value in asdict(shapes).items() if key not in UNUSED[request.stage]}
     return Plan(
-        model=name, stage=request.stage, topology=request.topology, devices=len(devices), mesh=dict(mesh.shape), batch=batch,
+        model=name, stage=request.stage, topology=request.topology, devices=len(devices), mesh=dict(mesh.shape), batch=batch, waves=program.waves,
         shapes=used_shapes, choices=asdict(request.choices), tokens=program.tokens,
         fits=memory is not None and gib.peak <= gib.hbm, gib=gib, compile_s=seconds, tflops=program.work.model / 1e12,
         tflops_computed=program.work.computed / 1e12, time=_time(chip, len(devices), program, reading) if text and chip.clock else None,
@@ -129,11 +129,12 @@ def _needed(error: str) -> float:
 def _time(chip: Chip, devices: int, program: Program, reading: hlo.Reading) -> Time:
     assert chip.clock
     work = program.work
-    compute = reading.cycles / chip.clock
+    cycles = program.waves * reading.cycles
+    compute = cycles / chip.clock
     kernels = work.attention / devices / (KERNEL_RATE * chip.flops) if reading.kernels else 0.0
-    moving = sum(c.size * c.times * (2 if c.kind == "all-reduce" else 1) for c in reading.collectives) / (chip.ici / 2)
+    moving = program.waves * sum(c.size * c.times * (2 if c.kind == "all-reduce" else 1) for c in reading.collectives) / (chip.ici / 2)
     estimate = max(compute + kernels, moving)
-    return Time(mcycles=reading.cycles / 1e6, compute=compute, kernels=kernels, collectives=moving, estimate=estimate, floor=_floor(chip, devices, work),
+    return Time(mcycles=cycles / 1e6, compute=compute, kernels=kernels, collectives=moving, estimate=estimate, floor=_floor(chip, devices, work),
                 tokens_per_second_per_device=program.tokens / estimate / devices, mfu=work.model / devices / chip.flops / estimate)  # fmt: skip
 
 

@@ -1,6 +1,5 @@
 """The programs that a stage really runs, with the shapes and places of their arguments in the arguments' place."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,11 +14,12 @@ from promedical_jax.config import GrpoConfig, Optimizer, RmConfig
 from promedical_jax.model import lora, transformer
 from promedical_jax.model.heads import HEADS_AXES, init_heads
 from promedical_jax.model.layout import tree
-from promedical_jax.model.sharding import shardings
+from promedical_jax.model.sharding import bytes_here, parts, shardings
 from promedical_jax.model.transformer import Compute, Dtype, ModelConfig, Remat
 from promedical_jax.plan import flops
 from promedical_jax.reward import TIERS, RewardBatch, jit_score
 from promedical_jax.rollout import longest
+from promedical_jax.rollout.memory import waves
 from promedical_jax.train import grpo, rm, sft
 from promedical_jax.train.optimizer import TrainState, first_state, make_optimizer, state_shardings
 from promedical_jax.train.policy import AnswerBatch
@@ -64,12 +64,14 @@ class Program:
     beside: int
     tokens: int  # in the batch, padding included
     work: flops.Work
+    waves: int = 1  # how often the step runs it, each time with another part of the batch
 
 
-def build(stage: StageName, model: ModelConfig, mesh: Mesh, shapes: Shapes, choices: Choices) -> Program:
-    """The program of one step of a stage. Compile what it gives under `jax.set_mesh(mesh)`, and call this outside."""
-    programs = {"sft": _sft, "rm": _rm, "score": _score, "reference": _reference, "grpo": _grpo, "rollout": _rollout}
-    return programs[stage](_Room(model, mesh, shapes, choices))
+def build(stage: StageName, model: ModelConfig, mesh: Mesh, shapes: Shapes, choices: Choices, memory: float) -> Program:
+    """The program of one step of a stage on devices of `memory` bytes. Compile what it gives under `jax.set_mesh(mesh)`, and call this outside."""
+    programs = {"sft": _sft, "rm": _rm, "score": _score, "reference": _reference, "grpo": _grpo}
+    room = _Room(model, mesh, shapes, choices)
+    return _rollout(room, memory) if stage == "rollout" else programs[stage](room)
 
 
 class _Room:
@@ -117,12 +119,6 @@ class _Room:
                 beside: Any = (), **keywords: Any) -> Program:  # fmt: skip
         sizes = (bytes_here(parameters), bytes_here(optimizer), bytes_here(beside))
         return Program(function, arguments, keywords, *sizes, self.shapes.batch * tokens, work)
-
-
-def bytes_here(arrays: Any) -> int:
-    """Bytes of abstract arrays on one device."""
-    leaves = [x for x in jax.tree.leaves(arrays) if getattr(x, "sharding", None) is not None]
-    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
 
 
 def _sft(room: _Room) -> Program:
@@ -185,14 +181,18 @@ def _grpo(room: _Room) -> Program:
     return room.program(step, arguments, (state.params, frozen), (state.masters, state.moments), work, layout.tokens, beside)
 
 
-def _rollout(room: _Room) -> Program:
-    s, c = room.shapes, room.choices
+def _rollout(room: _Room, memory: float) -> Program:
+    s, c, mesh = room.shapes, room.choices, room.mesh
     state, _ = room.state(*room.trained())
     policy = lora.join(room.frozen(), state.params) if c.lora else state.params
-    key = jax.ShapeDtypeStruct((), jax.eval_shape(lambda: jax.random.key(0)).dtype, sharding=NamedSharding(room.mesh, PartitionSpec()))
-    work = flops.rollout(room.model, s.batch, s.prompt, s.answers, s.answer, room.mesh.size // room.mesh.shape["tp"])
     beside = (state.masters, state.moments, room.frozen(), () if c.lora else room.frozen())  # the optimizer's, the judge, the reference
-    arguments = (policy, room.model, room.tokens(s.prompt), room.tokens(), key, room.tokens())
-    tokens = s.prompt + s.answers * s.answer
+    tp, free = mesh.shape["tp"], memory - bytes_here((policy, beside))
+    count = waves(room.model, s.batch // parts(mesh, "batch"), s.prompt, s.answers, s.answer, c.dtype, tp, free)
+    wave = _Room(room.model, mesh, replace(s, batch=s.batch // count), c)
+    key = jax.ShapeDtypeStruct((), jax.eval_shape(lambda: jax.random.key(0)).dtype, sharding=NamedSharding(mesh, PartitionSpec()))
+    arguments = (policy, room.model, wave.tokens(s.prompt), wave.tokens(), key, wave.tokens())
     function = jax.jit(longest, static_argnames=("config", "answers", "answer_tokens", "stop", "compute"))  # no answer ends before R: the most that it costs
-    return room.program(function, arguments, policy, (), work, tokens, beside, answers=s.answers, answer_tokens=s.answer, stop=0, compute=room.compute)
+    work = flops.rollout(room.model, s.batch, s.prompt, s.answers, s.answer, mesh.size // tp * count)
+    done = room.program(function, arguments, policy, (), work, s.prompt + s.answers * s.answer, beside, answers=s.answers, answer_tokens=s.answer, stop=0,
+                        compute=room.compute)  # fmt: skip
+    return replace(done, waves=count)

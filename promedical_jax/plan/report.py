@@ -56,6 +56,7 @@ class Plan(Record):
     devices: int
     mesh: dict[str, int]
     batch: int
+    waves: int  # parts of the batch that are sampled one after the other, for want of memory; `collectives` are of one
     shapes: dict[str, int]
     choices: dict[str, str | int]
     tokens: int
@@ -77,7 +78,7 @@ def show(plan: Plan, console: Console) -> None:
     rows = {
         "stage": f"{plan.stage} of {plan.model}, {', '.join(f'{name} {value}' for name, value in plan.choices.items())}",
         "devices": f"{plan.devices} of {plan.topology}: {mesh}",
-        "batch": f"{plan.batch} cases: {shapes}; {plan.tokens:,} tokens a step",
+        "batch": f"{plan.batch} cases: {shapes}; {plan.tokens:,} tokens a step" + (f", in {plan.waves} waves" if plan.waves > 1 else ""),
         "memory": _memory(plan.gib),
         "fits": "yes" if plan.fits else "no",
         "compiled in": f"{plan.compile_s:.0f} s",

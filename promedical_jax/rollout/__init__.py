@@ -58,24 +58,32 @@ class Rules(NamedTuple):
 
 def sample(params: Params, config: ModelConfig, prompts: jax.Array, lengths: jax.Array, key: jax.Array, cases: jax.Array, *, answers: int, answer_tokens: int,
            stop: int | tuple[int, ...], temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, limits: jax.Array | None = None,
-           compute: Compute = FLOAT32, block: int | None = None, compact: bool = True) -> Rollout:
+           compute: Compute = FLOAT32, block: int | None = None, compact: bool = True, waves: int = 1) -> Rollout:
     """prompts: [B, P] and their true lengths [B]; key: of (seed, step); cases: [B] numbers that set the cases' draws apart, whatever their batch.
 
     `stop`: the token that ends an answer, or several. Temperature 0 is greedy, and gives log-probabilities at temperature 1. top_k > 0 and top_p < 1 cut
     the distribution, and log-probabilities are of what is left; a policy gradient believes in neither, so training leaves them off. `limits`: [B, G], the
     most tokens of each answer where they are fewer than R. `block`: tokens by which the memory grows; `compact` False leaves finished answers where they
-    are. Returns a Rollout of G = `answers`, R = `answer_tokens`. Not to be called inside jit: see `longest`.
+    are; `waves`: parts, a divisor of the cases of a device, that are sampled one after the other (see memory.py). Returns a Rollout of G = `answers`,
+    R = `answer_tokens`. Not to be called inside jit: see `longest`.
     """
-    split = _split()
     rules = Rules(tuple(int(token) for token in np.atleast_1d(stop)), temperature == 0, top_k, top_p)
-    dtype, seats, sizes = compute.dtype, first_seats(len(prompts) // split, answers, split), block_sizes(answer_tokens, block)
-    weights = _settle(params, dtype)
-    given = (prompts, lengths, cases, key, limits, np.float32(temperature or 1))
-    prefix, done, asked, left = _begin(weights, config, *given, answers, answer_tokens, rules)
+    weights = _settle(params, compute.dtype)
+    given = (prompts, lengths, cases, limits)
+    roll = partial(_sample, weights, config, key, np.float32(temperature or 1), answers, answer_tokens, rules, block, compact)
+    return roll(*given) if waves == 1 else _joined([roll(*_wave(given, np.int32(wave), waves)) for wave in range(waves)])
+
+
+def _sample(weights: Params, config: ModelConfig, key: jax.Array, temperature: np.float32, answers: int, answer_tokens: int, rules: Rules, block: int | None,
+            compact: bool, prompts: jax.Array, lengths: jax.Array, cases: jax.Array, limits: jax.Array | None) -> Rollout:  # fmt: skip
+    split, dtype = _split(), str(weights["embed"].dtype)
+    seats = first_seats(len(prompts) // split, answers, split)
+    prefix, done, asked, left = _begin(weights, config, prompts, lengths, cases, key, limits, temperature, answers, answer_tokens, rules)
     full: list[decode.Layers] = []
-    for size in sizes:
+    size, filled = blocks(answer_tokens, block)
+    for places in filled:
         current, written = _empty_block(config, *seats.sample.shape, size, dtype), 0
-        while written < size:
+        while written < places:
             running = np.asarray(left)
             if not running.any():
                 return done
@@ -83,14 +91,28 @@ def sample(params: Params, config: ModelConfig, prompts: jax.Array, lengths: jax
             if moved is not seats:
                 slots, rows = map(_placed, sources(seats, moved, split))
                 seats, prefix, current = moved, _move_slots(prefix, slots), _move_rows(current, rows)
-                for i, filled in enumerate(full):
-                    full[i] = _move_rows(filled, rows)  # one after the other: the memory of the old one is free for the next
+                for i, old in enumerate(full):
+                    full[i] = _move_rows(old, rows)  # one after the other: the memory of the old one is free for the next
             enough = np.int32(leave_at(running, seats, split) if compact else 0)
             done, left, current, place = _extend(weights, config, prefix, tuple(full), current, done, asked, Seats(*map(_placed, seats)),
                                                  np.int32(written), enough, rules)
             written = int(place)
         full.append(current)
     return done
+
+
+@partial(jax.jit, static_argnames="waves")
+def _wave(given: Any, wave: jax.Array, waves: int) -> Any:
+    """One of the waves of each device's cases."""
+    split = _split()
+    one = lambda x: _axes(jax.lax.dynamic_index_in_dim(_axes(x, 0, 1, split, waves, -1), wave, 1, keepdims=False), 0, 2, -1)  # noqa: E731
+    return jax.tree.map(lambda x: one(pin(jnp.asarray(x), "batch", *[None] * (x.ndim - 1))), given)
+
+
+@jax.jit
+def _joined(made: list[Rollout]) -> Rollout:
+    """The waves' answers, each case where it was."""
+    return jax.tree.map(lambda *each: _axes(jnp.stack([_axes(x, 0, 1, _split(), -1) for x in each], axis=1), 0, 3, -1), *made)
 
 
 def longest(params: Params, config: ModelConfig, prompts: jax.Array, lengths: jax.Array, key: jax.Array, cases: jax.Array, *, answers: int,
@@ -101,18 +123,20 @@ def longest(params: Params, config: ModelConfig, prompts: jax.Array, lengths: ja
     seats, weights = Seats(*(pin(jnp.asarray(x), "batch") for x in first_seats(len(prompts) // split, answers, split))), _settle(params, dtype)
     prefix, done, asked, _ = _begin(weights, config, prompts, lengths, cases, key, None, jnp.float32(1), answers, answer_tokens, rules)
     full: list[decode.Layers] = []
-    for size in block_sizes(answer_tokens):
+    size, filled = blocks(answer_tokens)
+    for _ in filled:
         current = _empty_block(config, *seats.sample.shape, size, dtype)
         done, _, current, _ = _extend(weights, config, prefix, tuple(full), current, done, asked, seats, jnp.int32(0), jnp.int32(0), rules)
         full.append(current)
     return done
 
 
-def block_sizes(answer_tokens: int, block: int | None = None) -> list[int]:
-    """The places of each block of memory; the last token drawn is never read, so it has none. A function of R alone: other sizes round differently."""
+def blocks(answer_tokens: int, block: int | None = None) -> tuple[int, list[int]]:
+    """The size of the blocks of memory, and how many places of each are filled; the last token drawn is never read, so it has none. Functions of R alone, for
+    other sizes round differently; and the last block is as large as the others, since on the CPU a few places round as the number of answers beside them."""
     places = answer_tokens - 1
-    block = block or max(LEAST_BLOCK, -(-answer_tokens // BLOCKS // LEAST_BLOCK) * LEAST_BLOCK)
-    return [min(block, places - start) for start in range(0, places, block)]
+    size = block or max(LEAST_BLOCK, -(-answer_tokens // BLOCKS // LEAST_BLOCK) * LEAST_BLOCK)
+    return size, [min(size, places - start) for start in range(0, places, size)]
 
 
 _settle = jax.jit(lambda params, dtype: decode.settle(params, jnp.dtype(dtype)), static_argnames="dtype")
@@ -191,8 +215,9 @@ def _extend(weights: Params, config: ModelConfig, prefix: decode.Layers, full: t
 
     Returns the Rollout with what was drawn, which answers still run [B, G], the block, and the place that it is filled to.
     """
-    places = [jax.tree.leaves(filled)[0].shape[-1] for filled in (*full, block)]
-    before, size = sum(places[:-1]), places[-1]
+    places = [jax.tree.leaves(each)[0].shape[-1] for each in (*full, block)]
+    before = sum(places[:-1])
+    size = min(places[-1], done.tokens.shape[2] - 1 - before)
     rows = spec("batch")
     seated = on_each_device(partial(_seated, before=before, size=size), (rows, rows, rows, spec()), rows)
     held = seated(seats, done, asked[:3], before + written)

@@ -12,7 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from rich.console import Console
 
+from promedical_jax.cluster import agree, chief
 from promedical_jax.config import GrpoConfig
 from promedical_jax.data.batches import to_devices, to_host, training_batches
 from promedical_jax.data.encode import measure, stop_token
@@ -20,9 +22,12 @@ from promedical_jax.data.load import load_tokenizer
 from promedical_jax.errors import InputError
 from promedical_jax.model import hf
 from promedical_jax.model.lora import join
+from promedical_jax.model.sharding import bytes_here
+from promedical_jax.model.sharding import parts as parts_of
 from promedical_jax.model.transformer import FLOAT32, Compute, ModelConfig, Params
 from promedical_jax.reward import RewardBatch, RewardModel, check_reward_model, jit_score, load_reward_model
 from promedical_jax.rollout import Rollout, sample
+from promedical_jax.rollout.memory import memory_of_a_device, waves
 from promedical_jax.rubric import Case, Judge, Scores, Verdict, advantage, score_verdicts
 from promedical_jax.selfcheck import check_tree
 from promedical_jax.train.ledger import Judged, Ledger
@@ -106,12 +111,13 @@ def run(config: GrpoConfig, truth: Judge | None = None) -> None:
         check_tree("the reward model", reward_model.params["backbone"], reward_model.config, setup.compute)
         begin(config, setup)
         step = make_step(config, model, setup.compute, optimizer, where)
+        in_waves = rollout_waves(config, model, setup.mesh, sizes.prompt, (state, parts.frozen, start_of_policy, reward_model.params))
         ledger = Ledger(config, setup.tokenizer, truth)
 
         def advance(state: TrainState, host: dict[str, Any], number: int) -> tuple[TrainState, dict[str, Any]]:
             cases = [setup.cases[i].case for i in host["index"]]
             policy = join(parts.frozen, state.params)
-            placed, rollout, judged = roll_out(config, setup, model, policy, reward_model, host, cases, number)
+            placed, rollout, judged = roll_out(config, setup, model, policy, reward_model, host, cases, number, in_waves)
             answers = AnswerBatch(placed["prompt"], placed["prompt_length"], rollout.tokens, rollout.lengths)
             advantages = to_devices({"advantage": judged.advantage.astype(np.float32)})["advantage"]
             reference = None if start_of_policy is None else reference_log_probs(start_of_policy, model, answers, config.temperature, setup.compute)
@@ -124,13 +130,25 @@ def run(config: GrpoConfig, truth: Judge | None = None) -> None:
         save_model(config, model, join(parts.frozen, state.params))
 
 
+def rollout_waves(config: GrpoConfig, model: ModelConfig, mesh: jax.sharding.Mesh, prompt: int, held: Any) -> int:
+    """Into how many waves a batch's rollout is split on these devices, beside the arrays that the run holds; the same in every process."""
+    memory = memory_of_a_device()
+    free = None if memory is None else memory - bytes_here(held)
+    cases = config.batch // parts_of(mesh, "batch")
+    count = agree(waves(model, cases, prompt, config.answers, config.answer_tokens, config.dtype, mesh.shape["tp"], free))
+    if count > 1:
+        Console(stderr=True, quiet=not chief()).print(f"rollouts are sampled in {count} waves of {config.batch // count} cases, for want of memory")
+    return count
+
+
 def roll_out(config: GrpoConfig, setup: Setup, model: ModelConfig, policy: Params, reward_model: RewardModel, host: dict[str, Any], cases: Sequence[Case],
-             number: int) -> tuple[dict[str, Any], Rollout, Judged]:
-    """Samples and judges the answers of one batch: the placed batch, the rollout and the judgements. A function of (seed, step, case)."""
+             number: int, in_waves: int) -> tuple[dict[str, Any], Rollout, Judged]:
+    """Samples (in so many waves) and judges the answers of one batch: the placed batch, the rollout and the judgements. A function of (seed, step, case)."""
     placed = to_devices({name: host[name] for name in ("prompt", "prompt_length", "criteria", "criterion_lengths", "tiers", "case")})
     key = jax.random.fold_in(jax.random.key(config.seed), number)
     rollout = sample(policy, model, placed["prompt"], placed["prompt_length"], key, placed["case"], answers=config.answers,
-                     answer_tokens=config.answer_tokens, stop=stop_token(setup.tokenizer), temperature=config.temperature, compute=setup.compute)
+                     answer_tokens=config.answer_tokens, stop=stop_token(setup.tokenizer), temperature=config.temperature, compute=setup.compute,
+                     waves=in_waves)  # fmt: skip
     batch = RewardBatch(placed["prompt"], placed["prompt_length"], rollout.tokens, rollout.lengths, placed["criteria"], placed["criterion_lengths"],
                         placed["tiers"])
     return placed, rollout, judge(reward_model, batch, cases, config, setup.compute)

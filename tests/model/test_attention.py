@@ -1,5 +1,7 @@
 """Each platform's attention against plain level-by-level attention, which the goldens and the flat rows of test_tree_exactness.py hold to the truth."""
 
+import math
+import re
 from functools import partial
 
 import jax
@@ -9,6 +11,7 @@ import pytest
 from tiny import close
 
 from promedical_jax.model import cudnn, sharding, splash
+from promedical_jax.model import layout as layouts
 from promedical_jax.model.attention import attend
 from promedical_jax.model.layout import Layout, TreeBatch, assemble, tree
 from promedical_jax.model.levels import level_attention
@@ -52,6 +55,41 @@ def results(attention, layout: Layout, q, k, v, valid, weights):
 def test_a_kernel_gives_the_numbers_of_plain_attention(kernel, layout: Layout) -> None:
     given = arrays(layout, len(LAYOUTS))
     close(results(kernel, layout, *given), results(level_attention, layout, *given), 2e-6)
+
+
+@pytest.mark.parametrize("kernel", [level_attention, KERNELS["cudnn"]], ids=["levels", "cudnn"])
+def test_a_long_node_is_a_chain_of_pieces(kernel, monkeypatch) -> None:
+    layout = LAYOUTS["criteria"]
+    given = arrays(layout, 6)
+    wanted = results(level_attention, layout, *given)
+    monkeypatch.setattr(layouts, "PIECE", 4)
+    close(results(kernel, layout, *given), wanted, 2e-6)
+
+
+LONG = [tree(8192), tree(1024, (7, 1024)), tree(1024, (1, 7168)), tree(4096, (1, 2048), (1, 2048))]
+
+
+@pytest.mark.parametrize("layout", LONG, ids=str)
+def test_no_array_of_all_pairs_exists_in_plain_attention(layout: Layout) -> None:
+    """Neither a mask nor scores of 8k x 8k, forward or backward, in what is asked of the compiler."""
+    sizes = [math.prod(map(int, shape.split("x"))) for shape in re.findall(r"tensor<([\dx]+)x(?:i1|f32)>", long_program(level_attention, layout))]
+    assert 8192 * 1024 / 2 <= max(sizes) <= 8192 * layouts.PIECE
+
+
+@pytest.mark.parametrize("layout", LONG, ids=str)
+def test_no_mask_of_all_pairs_is_given_to_cudnn(layout: Layout, monkeypatch) -> None:
+    given, attention = [0], jax.nn.dot_product_attention
+    monkeypatch.setattr(jax.nn, "dot_product_attention", lambda *x, mask=None, **more: given.append(0 if mask is None else mask.size) or attention(*x, **more))
+    long_program(KERNELS["cudnn"], layout)
+    # Of siblings each has the instruction's keys before its own: a quarter of all pairs.
+    assert max(given) <= 2 * 8192 * layouts.PIECE and (len(layout.levels) == 1) == (max(given) == 0)
+
+
+def long_program(attention, layout: Layout) -> str:
+    shapes = ((1, 8192, 1, 1, 8), (1, 8192, 1, 8), (1, 8192, 1, 8))
+    value = lambda q, k, v, valid: jnp.sum(attention(q, k, v, valid, layout))  # noqa: E731
+    arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    return jax.jit(jax.grad(value, (0, 1, 2))).lower(*arrays, jax.ShapeDtypeStruct((1, 8192), bool)).as_text()
 
 
 @pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
