@@ -82,7 +82,7 @@ def table(plans: list[dict]) -> Table:
         figures = [f"{time['mcycles']:,.0f}", f"{time['estimate']:.2f}", f"{time['floor']:.2f}", f"{time['tokens_per_second_per_device']:,.0f}",
                    f"{time['mfu']:.0%}"] if time else [""] * 5  # fmt: skip
         name = plan["stage"] if plan["variant"] == "tree" else f"{plan['stage']}, flat"
-        batch = f"{plan['batch']} x {plan['shapes']['answers']}"
+        batch = f"{plan['batch']} x {plan['shapes']['answers']}" + (f", {plan['waves']} waves" if plan["waves"] > 1 else "")
         fits = "yes" if plan["fits"] else "no"
         shown.add_row(name, plan["topology"], mesh, batch, tokens, temporaries, memory, fits, f"{plan['compile_s']:.0f}", *figures)
     return shown
