@@ -117,7 +117,7 @@ def leaf_names(tree: Any) -> set[str]:
 # What a run is and leaves
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param(SftConfig, marks=pytest.mark.slow), RmConfig, GrpoConfig])
 def test_a_mesh_changes_no_figure(kind: type[Stage], runs: Runs) -> None:
     alone, spread = metrics(runs.of(kind, ONE_DEVICE)), metrics(runs.of(kind))
     names = {SftConfig: ("loss", "entropy"), RmConfig: ("loss", "loss/verdict", "loss/pair"), GrpoConfig: ("loss", "kl", "entropy", "grad_norm", "reward")}

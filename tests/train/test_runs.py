@@ -81,8 +81,12 @@ def metrics(config: Stage) -> dict[str, np.ndarray]:
 # The mesh
 
 
-@pytest.mark.parametrize("mesh", MESHES)
-@pytest.mark.parametrize("kind", [RmConfig, GrpoConfig])
+# The sampler takes long to compile for each mesh; test_rollout.py and test_placement.py have its parts on all of them.
+SPREAD = [(RmConfig, mesh) for mesh in MESHES]
+SPREAD += [pytest.param(GrpoConfig, mesh, marks=() if mesh == (4, 2) else pytest.mark.slow) for mesh in MESHES]
+
+
+@pytest.mark.parametrize(("kind", "mesh"), SPREAD)
 def test_a_mesh_changes_no_figure(kind: type[Stage], mesh: tuple[int, int], runs: Runs) -> None:
     alone, spread = metrics(runs.of(kind, ONE_DEVICE)), metrics(runs.of(kind, mesh))
     assert jax.sharding.get_abstract_mesh().empty
