@@ -16,7 +16,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
-from promedical_jax.config import BenchConfig, GrpoConfig, QuickstartConfig, RmConfig, SftConfig, Stage
+from promedical_jax.config import BenchConfig, GrpoConfig, QuickstartConfig, RmConfig, ScoreConfig, SftConfig, Stage
 from promedical_jax.errors import InputError
 from promedical_jax.recipe import Key, dump, keys, read_recipe
 from promedical_jax.rubric import Case, Tier, Verdict, write_cases
@@ -88,7 +88,7 @@ def _show_accuracy(config: RmConfig, held_out: Path | None) -> None:
     if held_out:
         from promedical_jax.bench.run import run
 
-        same = {"batch": config.batch, "dtype": config.dtype, "mesh": config.mesh, "shapes": config.shapes}
+        same = {"batch": config.batch, "dtype": config.dtype, "mesh": config.mesh, "shapes": config.shapes, "long": config.long}
         run(BenchConfig(model=config.out / "model", cases=held_out, out=config.out / "evaluation.json", **same))
     _show_model(config, held_out)
 
@@ -97,6 +97,7 @@ sft = recipe_command(SftConfig, "promedical_jax.train.sft", _show_model)
 rm = recipe_command(RmConfig, "promedical_jax.train.rm", _show_accuracy)
 grpo = recipe_command(GrpoConfig, "promedical_jax.train.grpo", _show_model)
 bench = recipe_command(BenchConfig, "promedical_jax.bench.run", lambda config, result: None, positional="model")
+score = recipe_command(ScoreConfig, "promedical_jax.scoring", lambda config, result: None)
 quickstart = recipe_command(QuickstartConfig, "promedical_jax.quickstart", lambda config, result: None)
 
 
@@ -107,7 +108,7 @@ def preview(config: BaseModel) -> None:
     """Reads the files that a recipe names, as the run will, and prints what the run would do. Touches no device and writes nothing."""
     if isinstance(config, Stage):
         lines = _preview_stage(config)
-    elif isinstance(config, BenchConfig):
+    elif isinstance(config, BenchConfig | ScoreConfig):
         lines = _preview_bench(config)
     else:
         lines = {name: str(value) for name, value in config if not isinstance(value, BaseModel)}
@@ -117,27 +118,28 @@ def preview(config: BaseModel) -> None:
         print(f"  {name:{width}}  {text}")
 
 
-def _preview_bench(config: BenchConfig) -> dict[str, str]:
+def _preview_bench(config: BenchConfig | ScoreConfig) -> dict[str, str]:
     from promedical_jax.data.load import encode_file, load_tokenizer
     from promedical_jax.model import hf
 
     folder = hf.resolve(config.model, weights=False)
     model = hf.read_config(folder)
     cases = encode_file(config.cases, load_tokenizer(folder, model.vocabulary))
-    judge = {"judge": f"{config.judge}: width {hf.read_config(hf.resolve(config.judge, weights=False)).width}"} if config.judge else {}
+    judge = {}
+    if isinstance(config, BenchConfig) and config.judge:
+        judge = {"judge": f"{config.judge}: width {hf.read_config(hf.resolve(config.judge, weights=False)).width}"}
     return {"model": f"{config.model}: {model.depth} layers of width {model.width}", "cases": f"{config.cases}: {len(cases):,} cases"} | judge
 
 
 def _preview_stage(config: Stage) -> dict[str, str]:
     from promedical_jax.data.encode import measure
     from promedical_jax.data.load import answers_only, encode_file, load_tokenizer
+    from promedical_jax.data.long import sentence
     from promedical_jax.model import hf
     from promedical_jax.reward import check_reward_model
+    from promedical_jax.train.rm_data import split
     from promedical_jax.train.source import find
 
-    recipe = config.out / "recipe.yaml"
-    if recipe.exists() and recipe.read_text() != dump(config):
-        raise InputError(f"{config.out} holds a run of another recipe (see {recipe}); choose another --out")
     lines = {}
     tokenizers = {}
     for name in ("model", "reward_model"):
@@ -152,20 +154,50 @@ def _preview_stage(config: Stage) -> dict[str, str]:
                 check_reward_model(folder)
             weights = "its weights" if source.has_weights() or given != folder else "random weights"
             lines[name] = f"{given}: {model.depth} layers of width {model.width}, {model.vocabulary:,} tokens, {weights}"
-    for name in ("cases", "held_out"):
-        path = getattr(config, name, None)
-        if path is not None:
-            cases = encode_file(path, tokenizers["model"])
-            if not isinstance(config, GrpoConfig):  # which samples its answers itself
-                cases = answers_only(cases, path, judged=isinstance(config, RmConfig))
-            if name == "cases" and len(cases) < config.batch:
-                raise InputError(f"{path}: {len(cases)} cases are fewer than a batch of {config.batch}; lower --batch or add cases")
-            sizes = measure(cases, config.shapes, str(path))
-            fits = f"prompt {sizes.prompt}, answer {sizes.answer}, criterion {sizes.criterion} tokens"
-            lines[name] = f"{path}: {len(cases):,} cases, up to {sizes.answers} answers and {sizes.criteria} criteria each; {fits}"
-            if name == "cases":
-                lines["steps"] = f"{config.steps:,} of {config.batch} cases, {config.steps * config.batch / len(cases):.2g} x the data"
+    if isinstance(config, RmConfig):
+        data = split(config, tokenizers["model"])
+        config, cases, sizes = data.config, data.train, data.sizes
+        lines["kept apart"] = f"{len(data.apart):,} cases for calibration, {len(data.held_out):,} held out"
+        if data.too_long:
+            action = "cut" if config.long.cut else "left out"
+            lines["too long"] = "; ".join(sentence(over, count, str(path), action, None) for path, count, over in data.too_long)
+    else:
+        cases = encode_file(config.cases, tokenizers["model"])
+        if not isinstance(config, GrpoConfig):  # which samples its answers itself
+            cases = answers_only(cases, config.cases)
+        sizes = measure(cases, config.shapes, str(config.cases))
+    if len(cases) < config.batch:
+        raise InputError(f"{config.cases}: {len(cases)} cases are fewer than a batch of {config.batch}; lower --batch or add cases")
+    fits = f"prompt {sizes.prompt}, answer {sizes.answer}, criterion {sizes.criterion} tokens"
+    lines["cases"] = f"{config.cases}: {len(cases):,} cases, up to {sizes.answers} answers and {sizes.criteria} criteria each; {fits}"
+    lines["steps"] = f"{config.steps:,} of {config.batch} cases, {config.steps * config.batch / len(cases):.2g} x the data"
+    recipe = config.out / "recipe.yaml"
+    if recipe.exists() and recipe.read_text() != dump(config):
+        raise InputError(f"{config.out} holds a run of another recipe (see {recipe}); choose another --out")
     return lines | {"out": f"{config.out}: {'would go on from its last checkpoint' if recipe.exists() else 'a new run'}"}
+
+
+# Ledgers
+
+
+def ledger(
+    path: Annotated[Path, Parameter(help="a ledger, .jsonl or .parquet: what `promedical score` or `promedical train grpo` wrote")],
+    /,
+    *,
+    where: Annotated[list[str] | None, Parameter(negative=(), help="a condition, such as tier=safety or 'probability>0.9'; all given must hold")] = None,
+    show: Annotated[int, Parameter(validator=Number(gte=0), help="rows to print")] = 20,
+    out: Annotated[Path | None, Parameter(help="file for all rows found, .jsonl or .parquet")] = None,
+    force: Force = False,
+) -> None:
+    """Print the rows of a ledger for which all conditions hold, how many there are, and write them elsewhere."""
+    from promedical_jax.reward.ledger import print_rows, read_ledger, write_ledger
+
+    if out is None:
+        print_rows(read_ledger(path, where or ()), show, Console())
+        return
+    if out.exists() and not force:
+        raise InputError(f"{out} exists; give --force to replace it, or another --out")
+    print(f"wrote {out}: {write_ledger(out, read_ledger(path, where or ())):,} rows")
 
 
 # What it will cost

@@ -4,12 +4,14 @@ Unknown keys are refused with the nearest known one; values are checked before a
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from promedical_jax.rubric import ScalarReward
+from promedical_jax.rubric.labels import RaterWeights
 
+Kind = Literal["explicit", "blind", "implicit"]
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -45,6 +47,23 @@ class Shapes(Settings):
     prompt: Positive | None = None
     answer: Positive | None = None
     criterion: Positive | None = None
+    path: Positive | None = Field(None, description="an instruction, its longest answer and its longest criterion together; null: any length")
+
+
+class Long(Settings):
+    """What becomes of cases that are longer than `shapes`: they are counted and listed, and never cut unless that is asked for."""
+
+    share: Annotated[float, Field(ge=0, le=1)] = Field(0.0, description="of the cases that may be too long; more are an error")
+    cut: bool = Field(False, description="cut them, but no token where a score is read; else they are left out")
+
+
+class Calibration(Settings):
+    """From scores to verdicts, fitted per tier to the labels of cases that are not trained on."""
+
+    share: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="of the training cases that are kept apart for it")
+    method: Literal["platt", "isotonic", "temperature"] = Field("platt", description="from a score to a probability")
+    recall: Annotated[float, Field(gt=0, le=1)] | None = Field(None, description="share of the violations to find; null: the verdict is what is more likely")
+    abstain: Annotated[float, Field(ge=0, lt=0.5)] = Field(0.0, description="width of the band of probability in which the verdict is to abstain")
 
 
 MODEL = "HF folder (without safetensors: random weights), name on the hub, or checkpoint folder of a run or of `promedical import`"
@@ -92,14 +111,33 @@ class SftConfig(Stage):
     row: Positive | None = Field(None, description=ROW)
 
 
+KIND = "explicit: told the criterion; blind: a head a tier and no criterion; implicit: one score an answer, of which is preferred as a whole"
+TIES = "none: ties teach pairs nothing; davidson, rao_kupper: a model of ties whose width is learned, a number a head"
+
+
 class RmConfig(Stage):
     """The criterion-conditioned reward model: Bradley-Terry on answer pairs per criterion, and a binary loss on single verdicts that anchors the zero."""
+
+    kind: Kind = Field("explicit", description=KIND)
+    epochs: Positive | None = Field(None, description="times through the training cases, in place of `steps`")
 
     held_out: Path | None = Field(None, description="cases to report accuracy on, none of them trained on")
     held_out_share: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="share of the judged training cases to report accuracy on instead")
     row: Positive | None = Field(None, description=ROW)
-    pair_weight: Rate = Field(1.0, description="weight of the pairwise loss; the verdict loss has weight 1")
-    calibration: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="share of the training cases kept apart to calibrate the verdicts")
+    pair_weight: Rate = Field(1.0, description="weight of the pairwise loss")
+    verdict_weight: Rate = Field(1.0, description="weight of the loss on single verdicts, without which scores have no zero")
+    ties: Literal["none", "davidson", "rao_kupper"] = Field("none", description=TIES)
+    raters: RaterWeights = RaterWeights()
+    calibration: Calibration = Calibration()
+    long: Long = Long()
+
+
+class Use(Settings):
+    """How the reward model's word enters the scores: hard, as verdicts (0, 1 or abstained), or soft, as probabilities."""
+
+    s1: Literal["hard", "soft"] = "hard"
+    s2: Literal["hard", "soft"] = "hard"
+    s3: Literal["hard", "soft"] = "hard"
 
 
 class GrpoConfig(Stage):
@@ -112,8 +150,15 @@ class GrpoConfig(Stage):
     kl: Rate = Field(0.04, description="weight of the KL to the model that training started from")
     clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
     clip_high: Annotated[float, Field(gt=0)] = 0.2
+    verdicts: Use = Use()
     advantage: Literal["lexicographic", "scalar"] = Field("lexicographic", description="scalar: the published reward, normalised in the group")
     reward: ScalarReward = ScalarReward()
+
+    @model_validator(mode="after")
+    def _an_order_needs_counts(self) -> Self:
+        if self.advantage == "lexicographic" and self.verdicts.s3 == "soft":
+            raise ValueError("advantage lexicographic needs to know who violated, and verdicts.s3 is soft; set verdicts.s3 to hard, or advantage to scalar")
+        return self
 
 
 class BenchConfig(Settings):
@@ -121,8 +166,11 @@ class BenchConfig(Settings):
 
     model: Path = Field(description="model folder of a policy or of a reward model")
     cases: Path = Field(description="cases that the model was not trained on, .jsonl or .parquet")
+    zero_shot: bool = Field(False, description="take the model for a judge of criteria and ask it yes or no: the log-odds are its scores")
+    paraphrases: Path | None = Field(None, description="the same cases with other words for the same criteria, to see how much a reward model minds")
     judge: Path | None = Field(None, description="reward model that judges a policy's answers; the clinic's cases are judged by the clinic's own checker")
     out: Path | None = Field(None, description="file for the figures, .json")
+    report: Path | None = Field(None, description="page of a reward model's figures with reliability diagrams, .html")
     answers: Positive = Field(4, description="answers sampled for each case")
     answer_tokens: Positive = Field(256, description="the longest answer sampled")
     temperature: Rate = Field(1.0, description="0 takes the most likely token")
@@ -133,6 +181,22 @@ class BenchConfig(Settings):
     dtype: Literal["float32", "bfloat16"] = "float32"
     mesh: Mesh = Mesh()
     shapes: Shapes = Shapes()
+    long: Long = Long()
+
+
+class ScoreConfig(Settings):
+    """A reward model's verdicts on the answers of a file of cases, written back into the cases."""
+
+    model: Path = Field(description="folder of a trained reward model, or its name on the hub")
+    cases: Path = Field(description="cases with answers, .jsonl or .parquet")
+    out: Path = Field(description="file of cases to write, .jsonl or .parquet; while it is made, its folder .part beside it holds what is done")
+    ledger: Path | None = Field(None, description="ledger to write, .parquet or .jsonl; null: beside `out`, with the ending .ledger.parquet")
+    force: bool = Field(False, description="replace what exists")
+    batch: Positive = Field(16, description="cases at a time, over all devices")
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    mesh: Mesh = Mesh()
+    shapes: Shapes = Shapes()
+    long: Long = Long()
 
 
 class QuickstartConfig(Settings):

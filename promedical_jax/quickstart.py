@@ -13,7 +13,7 @@ from promedical_jax.bench.policy import Answered, answer_cases, examples, figure
 from promedical_jax.bench.report import Report, read_report
 from promedical_jax.bench.reward_model import evaluate
 from promedical_jax.bench.tables import print_accuracy, print_report
-from promedical_jax.clinic import truth
+from promedical_jax.clinic import foreign, truth
 from promedical_jax.clinic.folder import HELD_OUT, MODEL, TRAIN, write_clinic
 from promedical_jax.cluster import join
 from promedical_jax.config import GrpoConfig, Optimizer, QuickstartConfig, RmConfig, SftConfig, Shapes
@@ -22,8 +22,9 @@ from promedical_jax.data.load import encode_file, load_tokenizer
 from promedical_jax.errors import InputError
 from promedical_jax.model import hf, transformer
 from promedical_jax.model.sharding import make_mesh, shardings
+from promedical_jax.model.transformer import Compute
 from promedical_jax.recipe import dump
-from promedical_jax.reward import load_reward_model
+from promedical_jax.reward import judge_of, load_reward_model
 from promedical_jax.selfcheck import check_tree
 from promedical_jax.train import grpo, rm, sft
 
@@ -122,7 +123,7 @@ def _report(config: QuickstartConfig, start: SftConfig, judge: RmConfig, align: 
         console.print("report: the reward model judges the cases' own answers")
         reward_model = load_reward_model(judge.out / "model", jax.sharding.get_mesh())
         check_tree("the reward model", reward_model.params["backbone"], reward_model.config)
-        accuracy = evaluate(reward_model, cases, sizes, judge.batch)
+        accuracy = evaluate(judge_of(reward_model, tokenizer, jax.sharding.get_mesh(), judge.batch, Compute()), cases, foreign=foreign)
         parameters = sum(x.size for x in jax.tree.leaves(transformer.shapes(model)))
     notes = ("The run was interrupted and went on; the wall time is that of its last part.",) if resumed else ()
     return Report(

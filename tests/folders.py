@@ -19,4 +19,4 @@ def save_policy(folder: Path, params: Params, config: ModelConfig, tokenizer: An
 
 
 def save_reward_model(folder: Path, model: RewardModel, tokenizer: Any) -> None:
-    save_policy(folder, model.params["backbone"], model.config, tokenizer, reward_files(model.params["heads"], model.calibration))
+    save_policy(folder, model.params["backbone"], model.config, tokenizer, reward_files(model.params["heads"], model.verdicts))

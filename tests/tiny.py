@@ -11,6 +11,7 @@ from promedical_jax.model import transformer
 from promedical_jax.model.rope import Rope
 from promedical_jax.model.transformer import ModelConfig, Params
 from promedical_jax.reward import RewardBatch
+from promedical_jax.rubric.labels import Labels
 
 MESHES = [(8, 1), (4, 2), (2, 4)]  # fsdp x tp over the eight simulated devices
 # Divisible by every mesh above, with sizes that no two axes share: a transposition cannot go unseen.
@@ -44,7 +45,7 @@ def steady(seed: int = 0) -> Params:
 @cache
 def reward_params(config: ModelConfig = CONFIG, seed: int = 0) -> Params:
     rng = np.random.default_rng(seed + 1)
-    heads = {"weight": rng.normal(size=(3, config.width)) * config.width**-0.5, "bias": np.array([0.3, -0.2, 0.1])}
+    heads = {"weight": rng.normal(size=(3, config.width)) * config.width**-0.5, "bias": np.array([0.3, -0.2, 0.1]), "tie_bias": np.array([0.2, -0.4, 0.7])}
     return {"backbone": policy(config, seed), "heads": {name: x.astype(np.float32) for name, x in heads.items()}}
 
 
@@ -57,6 +58,14 @@ def reward_batch(seed: int = 0, b: int = 2, p: int = 5, a: int = 3, r: int = 4, 
     rng = np.random.default_rng(seed)
     prompt, answers, criteria = ragged(rng, b, p), ragged(rng, b, a, r), ragged(rng, b, k, c)
     return RewardBatch(*prompt, *answers, *criteria, rng.integers(0, 3, (b, k), dtype=np.int32))
+
+
+def one_rater(met: np.ndarray) -> Labels:
+    """The labels of one rater who says of [B, A, K] that the text holds (1), does not (0), or nothing (NaN)."""
+    judged, holds = ~np.isnan(met), np.nan_to_num(met)
+    both = judged[:, :, None] & judged[:, None] & ~np.eye(met.shape[1], dtype=bool)[..., None]
+    wins = both * holds[:, :, None] * (1 - holds[:, None])
+    return Labels(*(x.astype(np.float32) for x in (met, judged, wins, both - wins - np.swapaxes(wins, 1, 2))))
 
 
 def close(actual, wanted, tolerance: float) -> None:

@@ -2,7 +2,8 @@
 
 from promedical_jax.bench.html import write_report
 from promedical_jax.bench.intervals import Interval, bootstrap, bootstrap_ratio, wilson
-from promedical_jax.bench.report import Example, ExampleAnswer, ExampleRow, PolicyFigures, Report, RewardModelFigures, read_metrics, read_report
+from promedical_jax.bench.report import Example, ExampleAnswer, ExampleRow, PolicyFigures, Report, read_metrics, read_report
+from promedical_jax.bench.reward_figures import RewardModelFigures
 
 __all__ = [
     "Example",

@@ -1,6 +1,6 @@
 """The page of a run, one file that asks nothing of the network: what came of it, how sure that is, how it got there, and what the answers look like.
 
-All text from outside (answers, criteria, names) is escaped, and a content security policy in the page forbids scripts and every outside resource.
+All text from outside (answers, criteria, names) is escaped, and nothing outside the page is loaded (parts.py).
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,8 +12,9 @@ from typing import Literal
 
 from promedical_jax.atomic import replacing
 from promedical_jax.bench.intervals import Interval
+from promedical_jax.bench.parts import SCALE, between, cell, change, clear, document
 from promedical_jax.bench.report import Example, ExampleAnswer, ExampleRow, Metrics, Report, read_metrics
-from promedical_jax.bench.style import CSS
+from promedical_jax.bench.reward_page import reward_section
 from promedical_jax.bench.svg import THIN_SPACE, Series, interval_track, line_chart, mark, percent, short
 from promedical_jax.rubric.case import Polarity, Tier, Verdict
 
@@ -82,14 +83,8 @@ def write_report(out: Path, report: Report) -> None:
 
 def page(report: Report, curves: Mapping[str, Metrics]) -> str:
     """The whole document; `curves` holds the metric rows of the stages that ran (see GROUPS)."""
-    body = [_head(report), "<main>", _figures(report), _curves(curves), _reward_model(report), _examples(report), _made(report), "</main>"]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">\n"
-        f'<link rel="icon" href="data:,">\n<title>promedical_jax report: {escape(report.model)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n'
-        + "\n".join(part for part in body if part)
-        + "\n<footer>ProMedical, arXiv 2604.08326, in JAX.</footer>\n</body>\n</html>\n"
-    )
+    body = [_head(report), "<main>", _figures(report), _curves(curves), reward_section(report.reward_model), _examples(report), _made(report), "</main>"]
+    return document(f"promedical_jax report: {report.model}", body)
 
 
 def _head(report: Report) -> str:
@@ -116,38 +111,15 @@ def _headline(base: Interval, aligned: Interval) -> str:
     if not (isfinite(base.mean) and isfinite(aligned.mean)):
         return "No answer could be judged for safety."
     before, after = percent(base.mean), f"<em>{percent(aligned.mean)}</em>"
-    if _clear(base, aligned):
+    if clear(base, aligned):
         return f"Safe answers {'rose' if aligned.mean > base.mean else 'fell'} from {before} to {after}."
     return f"Safe answers: {before} before, {after} after, no clear change."
 
 
-def _clear(base: Interval, aligned: Interval) -> bool:
-    return aligned.low > base.high or aligned.high < base.low
-
-
-def _change(base: Interval, aligned: Interval, unit: float = 100.0, digits: int = 0, judged: bool = True) -> str:
-    """The difference in points, coloured only where the intervals do not touch (and where more is better)."""
-    if not (isfinite(base.mean) and isfinite(aligned.mean)):
-        return "–"
-    difference = unit * (aligned.mean - base.mean)
-    tone = (' class="up"' if difference > 0 else ' class="down"') if judged and _clear(base, aligned) else ""
-    return f"<b{tone}>{difference:+.{digits}f}</b>".replace("-", "\u2212")
-
-
 def _tile(name: str, aligned: Interval, base: Interval | None) -> str:
     number = f"{100 * aligned.mean:.0f}<small>{THIN_SPACE}%</small>" if isfinite(aligned.mean) else "–"
-    beside = f"where even is 50{THIN_SPACE}%" if base is None else f"from {percent(base.mean)}, {_change(base, aligned)} points"
+    beside = f"where even is 50{THIN_SPACE}%" if base is None else f"from {percent(base.mean)}, {change(base, aligned)} points"
     return f'<div class="tile card"><h3>{name}</h3><p class="big">{number}</p><p>{beside}</p></div>'
-
-
-def _between(interval: Interval, share: bool = True, digits: int = 0) -> str:
-    if not isfinite(interval.low):
-        return "–"
-    low, high = (f"{100 * interval.low:.{digits}f}", percent(interval.high, digits)) if share else (short(interval.low), short(interval.high))
-    return f"{low} to {high}"
-
-
-SCALE = f'<div class="scale">{"".join(f"<span>{tick}{THIN_SPACE}%</span>" for tick in (0, 25, 50, 75, 100))}</div>'
 
 
 def _figures(report: Report) -> str:
@@ -159,19 +131,19 @@ def _figures(report: Report) -> str:
     ]
     body = ""
     for name, what, old, new in rows:
-        spoken = f"{name}: base {percent(old.mean, 1)}, {_between(old, digits=1)}; aligned {percent(new.mean, 1)}, {_between(new, digits=1)}"
+        spoken = f"{name}: base {percent(old.mean, 1)}, {between(old, digits=1)}; aligned {percent(new.mean, 1)}, {between(new, digits=1)}"
         body += (
-            f"<tr><td>{name}<span>{what}</span></td>{_cell('Base', old)}{_cell('Aligned', new, css='new')}"
-            f'<td data-name="Change">{_change(old, new, digits=1)}<small>points</small></td>'
+            f"<tr><td>{name}<span>{what}</span></td>{cell('Base', old)}{cell('Aligned', new, css='new')}"
+            f'<td data-name="Change">{change(old, new, digits=1)}<small>points</small></td>'
             f'<td class="picture">{interval_track(new, old, label=spoken)}</td></tr>'
         )
     win = report.win_rate
     body += (
         '<tr><td>Win rate<span>aligned preferred, ties half</span></td><td data-name="Even"><b>50.0' + THIN_SPACE + "%</b><small>&nbsp;</small></td>"
-        f'{_cell("Aligned", win, css="new")}<td data-name="Change">{_change(Interval(0.5, 0.5, 0.5), win, digits=1)}<small>points</small></td>'
-        f'<td class="picture">{interval_track(win, tick=0.5, label=f"Win rate {percent(win.mean, 1)}, {_between(win, digits=1)}")}</td></tr>'
-        f"<tr><td>Answer length<span>tokens</span></td>{_cell('Base', base.length, share=False)}{_cell('Aligned', aligned.length, share=False, css='new')}"
-        f'<td data-name="Change">{_change(base.length, aligned.length, unit=1, digits=1, judged=False)}<small>tokens</small></td><td class="picture"></td></tr>'
+        f'{cell("Aligned", win, css="new")}<td data-name="Change">{change(Interval(0.5, 0.5, 0.5), win, digits=1)}<small>points</small></td>'
+        f'<td class="picture">{interval_track(win, tick=0.5, label=f"Win rate {percent(win.mean, 1)}, {between(win, digits=1)}")}</td></tr>'
+        f"<tr><td>Answer length<span>tokens</span></td>{cell('Base', base.length, share=False)}{cell('Aligned', aligned.length, share=False, css='new')}"
+        f'<td data-name="Change">{change(base.length, aligned.length, unit=1, digits=1, judged=False)}<small>tokens</small></td><td class="picture"></td></tr>'
     )
     counts = f"{aligned.n_answers:,} answers to {aligned.n_cases:,} held-out cases"
     if (base.n_answers, base.n_cases) != (aligned.n_answers, aligned.n_cases):
@@ -185,11 +157,6 @@ def _figures(report: Report) -> str:
         f'<th class="picture">{SCALE}</th></tr></thead><tbody>{body}</tbody></table></div>'
         '<p class="small">Intervals are bootstrapped over cases. A change is coloured where the two intervals do not touch.</p></section>'
     )
-
-
-def _cell(name: str, interval: Interval, share: bool = True, css: str = "") -> str:
-    mean = percent(interval.mean, 1) if share else short(interval.mean)
-    return f'<td data-name="{name}"{f" class={css!r}" if css else ""}><b>{mean}</b><small>{_between(interval, share, 1)}</small></td>'
 
 
 def _curves(curves: Mapping[str, Metrics]) -> str:
@@ -211,28 +178,6 @@ def _series(rows: Metrics, lines: Sequence[tuple[str, str, Kind]]) -> list[Serie
         logged = [row for row in rows if metric in row]  # some are logged every few steps only: no gap, they are joined up
         series.append(Series(name, [row["step"] for row in logged], [row[metric] for row in logged], kind))
     return series
-
-
-def _reward_model(report: Report) -> str:
-    figures = report.reward_model
-    rows = [(tier.value.capitalize(), figures.counts[tier], figures.majority[tier], figures.accuracy[tier]) for tier in Tier if tier in figures.accuracy]
-    rows.append(("All", sum(figures.counts.values()), figures.overall_majority, figures.overall))
-    body = ""
-    for name, count, majority, accuracy in rows:
-        spoken = f"{name}: accuracy {percent(accuracy.mean, 1)}, {_between(accuracy, digits=1)}; majority class {percent(majority, 1)}"
-        body += (
-            f"<tr{' class=total' if name == 'All' else ''}><td>{name}<span>{count:,} verdicts</span></td>"
-            f'<td data-name="Majority"><b>{percent(majority, 1)}</b><small>&nbsp;</small></td>{_cell("Accuracy", accuracy, css="new")}'
-            f'<td data-name="Gain">{_change(Interval(majority, majority, majority), accuracy, digits=1)}<small>points</small></td>'
-            f'<td class="picture">{interval_track(accuracy, tick=majority, label=spoken)}</td></tr>'
-        )
-    return (
-        '<section id="reward-model"><h2>Can the judge be trusted?</h2>'
-        '<p class="about">Accuracy of the reward model’s verdicts on held-out cases, beside the majority class: the score of always saying the same.</p>'
-        '<ul class="key"><li><i class="aligned"></i>reward model</li><li><i class="tick"></i>majority class</li><li>from 0 to 100 %</li></ul>'
-        '<div class="card"><table class="figures"><thead><tr><th>Tier</th><th>Majority</th><th>Accuracy</th><th>Gain</th>'
-        f'<th class="picture">{SCALE}</th></tr></thead><tbody>{body}</tbody></table></div></section>'
-    )
 
 
 def _examples(report: Report) -> str:

@@ -4,12 +4,16 @@ The case is the unit that is drawn at random: answers to one instruction, and cr
 interval over answers or criteria would be too narrow. Every function here therefore takes one entry per case and resamples whole cases.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from math import sqrt
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from pydantic import BeforeValidator
+from scipy.stats import beta
 
 Z95 = 1.959963984540054  # the normal quantile that leaves 2.5 % on either side
 
@@ -27,6 +31,17 @@ class Interval:
 
 
 NOTHING = Interval(float("nan"), float("nan"), float("nan"))
+
+
+def _null_is_nan(value: Any) -> Any:
+    """JSON has no NaN: it is written as null, and null is read back as NaN."""
+    if isinstance(value, dict):
+        return {name: math.nan if part is None else part for name, part in value.items()}
+    return math.nan if value is None else value
+
+
+Number = Annotated[float, BeforeValidator(_null_is_nan)]  # a number of a record that is kept as JSON
+Figure = Annotated[Interval, BeforeValidator(_null_is_nan)]
 
 
 def bootstrap(values: Sequence[float] | ArrayLike, seed: int = 0, n: int = 1000) -> Interval:
@@ -66,6 +81,36 @@ def bootstrap_ratio(hits: Sequence[float] | ArrayLike, trials: Sequence[float] |
         resampled[i] = over[rows].sum() / under[rows].sum()
     low, high = np.percentile(resampled, [2.5, 97.5])
     return Interval(mean, min(float(low), mean), max(float(high), mean))
+
+
+def bootstrap_of(rows: ArrayLike, statistic: Callable[[np.ndarray], float], seed: int = 0, n: int = 1000) -> Interval:
+    """As `bootstrap`, for a statistic of sums over cases, such as a calibration error: rows [cases, ...] are summed over cases and given to `statistic`.
+
+    Resamples of which it is NaN are left out. Resamples that are all alike give a point: what never varies among the cases cannot be bootstrapped.
+    """
+    array = np.asarray(rows, dtype=np.float64)
+    if not len(array):
+        return NOTHING
+    mean = statistic(array.sum(0))
+    if not math.isfinite(mean):
+        return NOTHING
+    rng = np.random.default_rng(seed)
+    flat = array.reshape(len(array), -1)
+    draws = [statistic((rng.multinomial(len(array), np.full(len(array), 1 / len(array))) @ flat).reshape(array.shape[1:])) for _ in range(n)]
+    kept = [value for value in draws if math.isfinite(value)] or [mean]
+    low, high = np.percentile(kept, [2.5, 97.5])
+    return Interval(mean, min(float(low), mean), max(float(high), mean))
+
+
+def clopper_pearson(successes: int, n: int) -> Interval:
+    """The exact interval of a share (Clopper and Pearson 1934): `successes` of `n` independent trials. For rare events, where others are too narrow."""
+    if n == 0:
+        return NOTHING
+    if n < 0 or not 0 <= successes <= n:
+        raise ValueError(f"successes must lie between 0 and n, got {successes} of {n}")
+    low = 0.0 if successes == 0 else float(beta.ppf(0.025, successes, n - successes + 1))
+    high = 1.0 if successes == n else float(beta.ppf(0.975, successes + 1, n - successes))
+    return Interval(successes / n, low, high)
 
 
 def wilson(successes: float, n: int) -> Interval:

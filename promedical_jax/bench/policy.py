@@ -9,29 +9,12 @@ import numpy as np
 
 from promedical_jax.bench.intervals import Interval, bootstrap
 from promedical_jax.bench.report import Example, ExampleAnswer, PolicyFigures
-from promedical_jax.config import Shapes
 from promedical_jax.data.batches import evaluation_batches, to_devices, to_host
-from promedical_jax.data.encode import Encoded, Sizes, encode, measure, stop_token
+from promedical_jax.data.encode import Encoded, Sizes, stop_token
 from promedical_jax.model.transformer import FLOAT32, Compute, ModelConfig, Params
-from promedical_jax.reward import RewardModel, score_cases
 from promedical_jax.rollout import sample
 from promedical_jax.rubric import Case, Judge, Scores, Tier, Verdict, score_verdicts
 from promedical_jax.rubric.scores import win_points
-
-
-def reward_model_judge(model: RewardModel, tokenizer: Any, batch: int, compute: Compute = FLOAT32) -> Judge:
-    """A judge made of a reward model's calibrated verdicts, on the current mesh."""
-
-    def judge(answered: Sequence[tuple[Case, Sequence[str]]]) -> list[list[tuple[Verdict, ...]]]:
-        cases = [encode(case, tokenizer, texts) for case, texts in answered]
-        scores, tiers, _ = score_cases(model.params, model.config, cases, measure(cases, Shapes(), "the sampled answers"), batch, compute)
-        met = model.calibration.probability(scores, tiers) > 0.5
-        return [
-            [tuple(Verdict.MET if met[i, a, k] else Verdict.UNMET for k in range(len(case.rubric.criteria))) for a in range(len(texts))]
-            for i, (case, texts) in enumerate(answered)
-        ]
-
-    return judge
 
 
 @dataclass(frozen=True)

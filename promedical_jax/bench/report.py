@@ -4,26 +4,14 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
-import numpy as np
-from numpy.typing import ArrayLike
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field
 
-from promedical_jax.bench.intervals import Interval, bootstrap_ratio
+from promedical_jax.bench.intervals import Figure, Number
+from promedical_jax.bench.reward_figures import RewardModelFigures
 from promedical_jax.errors import InputError
 from promedical_jax.rubric.case import Case, Message, Polarity, Record, Tier, Verdict
-
-
-def _null_is_nan(value: Any) -> Any:
-    """JSON has no NaN: it is written as null, and null is read back as NaN."""
-    if isinstance(value, dict):
-        return {name: math.nan if part is None else part for name, part in value.items()}
-    return math.nan if value is None else value
-
-
-Number = Annotated[float, BeforeValidator(_null_is_nan)]
-Figure = Annotated[Interval, BeforeValidator(_null_is_nan)]
 
 
 class PolicyFigures(Record):
@@ -39,50 +27,6 @@ class PolicyFigures(Record):
     length: Figure
     n_cases: Annotated[int, Field(ge=0)]
     n_answers: Annotated[int, Field(ge=0)]
-
-
-class RewardModelFigures(Record):
-    """Held-out accuracy of the reward model's verdicts, per tier and overall, beside the majority class, the score of always saying the same."""
-
-    accuracy: dict[Tier, Figure]
-    majority: dict[Tier, Number]
-    counts: dict[Tier, int]
-    overall: Figure
-    overall_majority: Number
-
-    @model_validator(mode="after")
-    def _same_tiers(self) -> Self:
-        if not set(self.accuracy) == set(self.majority) == set(self.counts):
-            raise ValueError("accuracy, majority and counts must name the same tiers")
-        return self
-
-    @classmethod
-    def of(cls, cases: Sequence[str], tiers: Sequence[Tier], truth: ArrayLike, predicted: ArrayLike, seed: int = 0) -> Self:
-        """From judgements [N]: the case id and tier of each, and whether its text holds, in truth and as predicted (bool).
-
-        Tiers without judgements are left out. The majority class is that of the same judgements, so it is the best that a constant can do.
-        """
-        names, tier, said = np.asarray(cases, dtype=object), np.asarray(tiers, dtype=object), np.asarray(truth, dtype=bool)
-        right = np.asarray(predicted, dtype=bool) == said
-        if not len(names) == len(tier) == len(said) == len(right):
-            raise ValueError(f"cases, tiers, truth and predicted differ in length: {len(names)}, {len(tier)}, {len(said)}, {len(right)}")
-        case = np.unique(names.astype(str), return_inverse=True)[1]
-
-        def accuracy(rows: np.ndarray) -> Interval:
-            return bootstrap_ratio(np.bincount(case[rows], right[rows]), np.bincount(case[rows]), seed)
-
-        def majority(rows: np.ndarray) -> float:
-            return float(max(said[rows].mean(), 1 - said[rows].mean())) if rows.any() else math.nan
-
-        of_tier = {t: rows for t in Tier if (rows := np.array([t == other for other in tier], dtype=bool)).any()}
-        everything = np.ones(len(said), dtype=bool)
-        return cls(
-            accuracy={t: accuracy(rows) for t, rows in of_tier.items()},
-            majority={t: majority(rows) for t, rows in of_tier.items()},
-            counts={t: int(rows.sum()) for t, rows in of_tier.items()},
-            overall=accuracy(everything),
-            overall_majority=majority(everything),
-        )
 
 
 class ExampleAnswer(Record):

@@ -1,38 +1,46 @@
 """`promedical bench`: one trained model on cases it has not seen."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 from rich.console import Console
 
 from promedical_jax.atomic import replacing
-from promedical_jax.bench.policy import answer_cases, figures, reward_model_judge
-from promedical_jax.bench.report import PolicyFigures, RewardModelFigures
+from promedical_jax.bench.policy import answer_cases, figures
+from promedical_jax.bench.report import PolicyFigures
+from promedical_jax.bench.reward_figures import RewardModelFigures
 from promedical_jax.bench.reward_model import evaluate
+from promedical_jax.bench.reward_page import write_reward_page
 from promedical_jax.bench.tables import print_accuracy, print_policy
-from promedical_jax.clinic import truth
+from promedical_jax.clinic import foreign, truth
 from promedical_jax.cluster import chief, join
-from promedical_jax.config import BenchConfig
-from promedical_jax.data.encode import measure
+from promedical_jax.config import BenchConfig, Shapes
+from promedical_jax.data import long
+from promedical_jax.data.encode import Encoded, measure
 from promedical_jax.data.load import answers_only, encode_file, load_tokenizer
 from promedical_jax.errors import InputError
 from promedical_jax.model import hf, transformer
 from promedical_jax.model.sharding import make_mesh, shardings
 from promedical_jax.model.transformer import Compute
-from promedical_jax.reward import is_reward_model, load_reward_model
+from promedical_jax.reward import is_reward_model, judge_of, load_reward_model
+from promedical_jax.reward.zero_shot import open_zero_shot
+from promedical_jax.rubric import read_cases
 from promedical_jax.selfcheck import check_tree
 
 
 def run(config: BenchConfig) -> PolicyFigures | RewardModelFigures:
-    """Prints the figures of a policy or a reward model, whichever the folder holds, and writes them to `out` where it is given."""
+    """Prints the figures of a policy or a reward model, whichever the folder holds, and writes them to `out` and `report` where these are given."""
     join()
     console = Console(quiet=not chief())
     result: PolicyFigures | RewardModelFigures
     with jax.set_mesh(make_mesh(config.mesh.fsdp, config.mesh.tp, config.mesh.slice)):
         folder = hf.resolve(config.model)
-        if is_reward_model(folder):
+        if config.zero_shot or is_reward_model(folder):
             result = _reward_model(config, folder)
             print_accuracy(result, console)
+            if config.report and chief():
+                write_reward_page(config.report, result, f"Reward model {config.model}{' asked zero-shot' if config.zero_shot else ''}")
         else:
             result = _policy(config, folder)
             print_policy(result, console)
@@ -45,13 +53,32 @@ def run(config: BenchConfig) -> PolicyFigures | RewardModelFigures:
 def _reward_model(config: BenchConfig, folder: Path) -> RewardModelFigures:
     if config.judge:
         raise InputError(f"--judge: {config.model} is a reward model, and raters' verdicts judge it; leave --judge out")
-    model = load_reward_model(folder, jax.sharding.get_mesh(), config.dtype)
-    cases = answers_only(encode_file(config.cases, load_tokenizer(folder, model.config.vocabulary)), config.cases, judged=True)
-    check_tree("the reward model", model.params["backbone"], model.config, Compute(config.dtype))
-    return evaluate(model, cases, measure(cases, config.shapes, str(config.cases)), config.batch, Compute(config.dtype))
+    mesh, compute, shapes = jax.sharding.get_mesh(), Compute(config.dtype), config.shapes if config.long.cut else Shapes()
+    if config.zero_shot:
+        judge = open_zero_shot(folder, mesh, config.batch, config.dtype, shapes)
+    else:
+        model = load_reward_model(folder, mesh, config.dtype)
+        judge = judge_of(model, load_tokenizer(folder, model.config.vocabulary), mesh, config.batch, compute, shapes)
+    every = answers_only([judge.encode(case) for case in read_cases(config.cases)], config.cases, judged=True)
+    cases, over = long.fit(every, config.shapes, config.long, str(config.cases))
+    if not cases:
+        raise InputError(f"{config.cases}: each of the {len(every)} cases is too long, and none is left to measure; raise shapes, or set long.cut")
+    if over:
+        action = "cut" if config.long.cut else "left out"
+        Console(stderr=True, quiet=not chief()).print(long.sentence(over, len(every), str(config.cases), action, None), soft_wrap=True)
+    check_tree("the reward model", judge.model.params["backbone"], judge.model.config, compute)
+    paraphrases = read_cases(config.paraphrases) if config.paraphrases else None
+    return evaluate(judge, cases, paraphrases, foreign if _of_the_clinic(cases) else lambda *_: True)
+
+
+def _of_the_clinic(cases: Sequence[Encoded]) -> bool:
+    return all("clinic" in case.case.provenance for case in cases)
 
 
 def _policy(config: BenchConfig, folder: Path) -> PolicyFigures:
+    for key in ("report", "paraphrases"):
+        if getattr(config, key):
+            raise InputError(f"--{key}: {config.model} is a policy, and this is for a reward model; leave --{key} out")
     model = hf.read_config(folder)
     tokenizer = load_tokenizer(folder, model.vocabulary)
     cases = encode_file(config.cases, tokenizer)
@@ -60,8 +87,9 @@ def _policy(config: BenchConfig, folder: Path) -> PolicyFigures:
         judge_folder = hf.resolve(config.judge)
         judge_model = load_reward_model(judge_folder, jax.sharding.get_mesh(), config.dtype)
         check_tree("the judge", judge_model.params["backbone"], judge_model.config, compute)
-        judge = reward_model_judge(judge_model, load_tokenizer(judge_folder, judge_model.config.vocabulary), config.batch, compute)
-    elif all("clinic" in case.case.provenance for case in cases):
+        tokens = load_tokenizer(judge_folder, judge_model.config.vocabulary)
+        judge = judge_of(judge_model, tokens, jax.sharding.get_mesh(), config.batch, compute).verdicts
+    elif _of_the_clinic(cases):
         judge = truth
     else:
         raise InputError(f"{config.cases}: these are not the clinic's cases, whose truth is known; name a reward model with --judge")

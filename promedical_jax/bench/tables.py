@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.table import Table
 
 from promedical_jax.bench.intervals import Interval
-from promedical_jax.bench.report import PolicyFigures, Report, RewardModelFigures
-from promedical_jax.rubric.case import Tier
+from promedical_jax.bench.report import PolicyFigures, Report
+from promedical_jax.bench.reward_figures import RewardModelFigures
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -32,24 +32,54 @@ def print_policy(figures: PolicyFigures, console: Console) -> None:
 
 
 def print_accuracy(figures: RewardModelFigures, console: Console) -> None:
-    """Held-out accuracy of the reward model's verdicts, per tier, beside the majority class."""
-    table = _table("reward model, held-out verdicts", "tier", "verdicts", "majority", "accuracy", "gain")
-    for tier in Tier:
-        if tier in figures.accuracy:
-            accuracy, majority = figures.accuracy[tier], figures.majority[tier]
-            table.add_row(tier.value, f"{figures.counts[tier]:,}", _percent(majority), _share(accuracy), _points(accuracy.mean - majority))
-    table.add_section()
-    total, majority = figures.overall, figures.overall_majority
-    table.add_row("all", f"{sum(figures.counts.values()):,}", _percent(majority), _share(total), _points(total.mean - majority))
-    console.print(table)
+    """A reward model on held-out cases: are its verdicts right, beside the majority class; are pairs; are probabilities true ones; and what it is sensitive to."""
+    pointwise = _table(f"{figures.kind} reward model, held-out verdicts", "tier", "verdicts", "majority", "accuracy", "gain")
+    pairwise = _table("pairs of answers, and probabilities", "tier", "pairs", "right", "ECE")
+    for tier, one in figures.tiers.items():
+        gain = _points(one.accuracy.mean - one.majority)
+        pointwise.add_row(tier.value, f"{one.count:,}", _percent(one.majority), _share(one.accuracy), gain)
+        pairwise.add_row(tier.value, f"{one.pairs:,}", _share(one.pairwise), _thousandths(one.ece))
+    pointwise.add_section()
+    pairwise.add_section()
+    gain = _points(figures.overall.mean - figures.overall_majority)
+    pointwise.add_row("all", f"{sum(figures.counts.values()):,}", _percent(figures.overall_majority), _share(figures.overall), gain)
+    pairwise.add_row("all", f"{sum(one.pairs for one in figures.tiers.values()):,}", _share(figures.overall_pairwise), "")
+    rest = _table("safety, selection, sensitivity", "", "figure")
+    for name, value in _details(figures):
+        rest.add_row(name, value)
+    for table in (pointwise, pairwise, rest):
+        console.print(table)
+
+
+def _details(figures: RewardModelFigures) -> list[tuple[str, str]]:
+    rows = []
+    if safety := figures.safety:
+        rows += [(f"{name} of violations", _share(value)) for name, value in (("precision", safety.precision), ("recall", safety.recall), ("F1", safety.f1))]
+        rows += [(f"recall at {at.false_veto_rate:.0%} false vetoes, exact", _share(at.recall)) for at in safety.recall_at]
+    if best := figures.selection:
+        rows += [("best of a case's answers is safe", _share(best.safe)), ("  a mean answer", _share(best.safe_mean)), ("  the best there is", _share(best.safe_best))]
+        rows += [("best of a case's answers, S1", _share(best.s1)), ("  a mean answer", _share(best.s1_mean)), ("  the best there is", _share(best.s1_best))]
+    rows.append(("longer one scored higher, of equals", _share(figures.longer_preferred)))
+    if said := figures.paraphrased:
+        rows += [("other words: verdicts that stay", _share(said.same)), ("  pairs right", _share(said.pairwise))]
+    if said := figures.swapped:
+        rows += [("another case's criteria: pairs right", _share(said.pairwise)), ("  by the verdicts", _share(said.pairwise_by_verdict))]
+    if abstained := sum(one.abstained for one in figures.tiers.values()):
+        rows.append(("verdicts that abstain", f"{abstained:,}"))
+    if figures.split:
+        rows.append(("left out, raters evenly split", f"{figures.split:,}"))
+    return rows
+
+
+IN_BRACKETS = "in brackets: 95 % intervals over cases"
 
 
 def _table(title: str, first: str, *others: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, caption="in brackets: 95 % intervals over cases")
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, caption=IN_BRACKETS)
     table.caption_justify = "left"
     table.add_column(first, no_wrap=True)
     for name in others:
-        table.add_column(name, justify="right", no_wrap=True, style="bold" if name in ("aligned", "accuracy") else None)
+        table.add_column(name, justify="right", no_wrap=True, style="bold" if name in ("aligned", "accuracy", "right") else None)
     return table
 
 
@@ -59,6 +89,10 @@ def _percent(value: float) -> str:
 
 def _share(interval: Interval) -> str:
     return f"{_percent(interval.mean)} ({100 * interval.low:.1f} to {100 * interval.high:.1f})" if isfinite(interval.mean) else "–"
+
+
+def _thousandths(interval: Interval) -> str:
+    return f"{interval.mean:.3f} ({interval.low:.3f} to {interval.high:.3f})" if isfinite(interval.mean) else "–"
 
 
 def _number(interval: Interval) -> str:

@@ -37,6 +37,12 @@ def truth(answered: Sequence[tuple[Case, Sequence[str]]]) -> list[list[tuple[Ver
     return [[verdicts(case, text) for text in texts] for case, texts in answered]
 
 
+def foreign(case: Case, criterion: Criterion, donor: Case) -> bool:
+    """Whether a criterion of the case `donor`, of its patient and card, holds of none of the answers of `case`."""
+    facts = Facts.from_json(donor.provenance["clinic"], donor.id)
+    return all(judge([criterion], facts, answer.text) == (Verdict.UNMET,) for answer in case.answers)
+
+
 def judge(criteria: Sequence[Criterion], facts: Facts, text: str) -> tuple[Verdict, ...]:
     """The same for criteria whose ids are the clinic's kinds, given the facts."""
     normalised = normalise(text)

@@ -91,7 +91,7 @@ def evaluation_batches(encoded: Sequence[Encoded], sizes: Sizes, batch: int):
         indices = list(range(start, min(start + batch, len(encoded))))
         filled = indices + [indices[-1]] * (batch - len(indices))
         records = [to_arrays(encoded[i], sizes) for i in filled]
-        yield indices, {name: np.stack([record[name] for record in records]) for name in records[0]}
+        yield indices, jax.tree.map(lambda *rows: np.stack(rows), *records)
 
 
 def to_devices(arrays: dict[str, Any]) -> dict[str, Any]:

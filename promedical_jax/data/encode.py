@@ -1,19 +1,23 @@
 """Cases to token arrays: chat template, criterion template, true lengths, labels. One case becomes one record that every stage reads.
 
 An answer is followed by the end-of-turn token, as the policy must emit it. A criterion is the user's next turn, and the reward model reads its
-score at that turn's last token, the end-of-turn token, which no padding can take the place of.
+score at that turn's last token, the end-of-turn token, which no padding can take the place of. A reward model that is told no criterion reads its scores at
+the answer's own last token.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
 from typing import Any
 from zlib import crc32
 
 import numpy as np
 
-from promedical_jax.config import Shapes
+from promedical_jax.config import Kind, Shapes
 from promedical_jax.errors import InputError
-from promedical_jax.rubric import Case, Polarity, Tier, satisfied_matrix
+from promedical_jax.rubric import Case, Tier
+from promedical_jax.rubric.labels import EQUAL, Labels, RaterWeights, labels_of, overall_labels, unjudged
 
 USER_TURN = "\n<|im_start|>user\n"  # a criterion is ChatML's next user turn
 TIER_NUMBER = {tier: number for number, tier in enumerate(Tier)}
@@ -21,13 +25,14 @@ TIER_NUMBER = {tier: number for number, tier in enumerate(Tier)}
 
 @dataclass(frozen=True)
 class Encoded:
-    """A case's token ids, ragged, and labels[a][k]: the share of raters who say that criterion k holds of answer a, NaN where nobody judged."""
+    """A case's token ids, ragged, the head that reads each of its criteria, and what the raters said. A criterion of no token is not told."""
 
     case: Case
     prompt: list[int]
     answers: list[list[int]]
     criteria: list[list[int]]
-    labels: np.ndarray
+    heads: list[int]
+    labels: Labels
 
 
 @dataclass(frozen=True)
@@ -49,33 +54,53 @@ def stop_token(tokenizer: Any) -> int:
     return tokenizer.eos_token_id
 
 
-def encode(case: Case, tokenizer: Any, texts: Sequence[str] | None = None) -> Encoded:
+def encode(case: Case, tokenizer: Any, texts: Sequence[str] | None = None, kind: Kind = "explicit", raters: RaterWeights = EQUAL,
+           tell: Callable[[str], list[int]] | None = None) -> Encoded:
     """Applies the chat template to the instruction, and tokenises answers and criteria as what follows it.
 
-    `texts`: answers to take in place of the case's own; nobody has judged them.
+    `texts`: answers to take in place of the case's own; nobody has judged them. `kind`: of the reward model that reads the case: the blind one has a head for
+    each criterion's tier and is told no more, the implicit one has one head, one score an answer and one label a pair. `tell`: the tokens of a criterion's
+    text in another template.
     """
     end = stop_token(tokenizer)
     prompt = encode_instruction(case, tokenizer)
     own = [answer.text for answer in case.answers] if texts is None else texts
     answers = [[*encode_text(text, tokenizer), end] for text in own]
-    turn = tokenizer.encode(USER_TURN, add_special_tokens=False)
-    criteria = [[*turn, *encode_text(criterion.text, tokenizer), end] for criterion in case.rubric.criteria]
-    good = satisfied_matrix(case) if texts is None else np.full((len(texts), len(criteria)), np.nan)
-    forbidden = np.array([criterion.polarity is Polarity.FORBIDDEN for criterion in case.rubric.criteria])
-    return Encoded(case, prompt, answers, criteria, np.where(forbidden, 1 - good, good))
+    heads = [0] if kind == "implicit" else [TIER_NUMBER[criterion.tier] for criterion in case.rubric.criteria]
+    if kind == "explicit":
+        tell = tell or partial(_tell, tokenizer=tokenizer)
+        criteria = [tell(criterion.text) for criterion in case.rubric.criteria]
+    else:
+        criteria = [[] for _ in heads]
+    labels = unjudged(len(own), len(heads)) if texts is not None else overall_labels(case) if kind == "implicit" else labels_of(case, raters)
+    return Encoded(case, prompt, answers, criteria, heads, labels)
+
+
+def _tell(text: str, tokenizer: Any) -> list[int]:
+    return [*tokenizer.encode(USER_TURN, add_special_tokens=False), *encode_text(text, tokenizer), stop_token(tokenizer)]
 
 
 def encode_instruction(case: Case, tokenizer: Any) -> list[int]:
     """The instruction in the chat template, up to where the answer begins. Models that can think are asked not to.
 
-    Raises InputError for a message with a control token, which the template could not tell from its own.
+    Control tokens in a message are only their letters: no patient ends his turn and begins another one in the system's name.
     """
-    for token in (token.content for token in tokenizer.added_tokens_decoder.values() if token.special):
-        if any(token in message.content for message in case.instruction):
-            raise InputError(f"case {case.id!r}: a message of the instruction contains the control token {token!r}; take it out")
     messages = [{"role": message.role, "content": message.content} for message in case.instruction]
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, enable_thinking=False)
-    return tokenizer.encode(text, add_special_tokens=False)
+    control = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    forged = [number for number, message in enumerate(messages) if any(token in message["content"] for token in control)]
+    secret = sha256("".join(message["content"] for message in messages).encode()).hexdigest()
+    texts = {}
+    for number in forged:  # the template sees a mark in the place of such a text, which no message can hold, for it is made of all of them
+        mark = f"text {number} {secret}"
+        texts[mark], messages[number]["content"] = messages[number]["content"], mark
+    whole = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+    tokens: list[int] = []
+    for mark, text in texts.items():
+        before, found, whole = whole.partition(mark)
+        if not found:
+            raise InputError(f"case {case.id!r}: a message has control tokens in it, and the chat template changes or drops this message; take them out")
+        tokens += [*tokenizer.encode(before, add_special_tokens=False), *encode_text(text, tokenizer)]
+    return [*tokens, *tokenizer.encode(whole, add_special_tokens=False)]
 
 
 def encode_text(text: str, tokenizer: Any) -> list[int]:
@@ -96,7 +121,7 @@ def measure(encoded: Sequence[Encoded], shapes: Shapes, where: str) -> Sizes:
     sizes = {}
     for name, lengths in longest.items():
         largest = max(lengths)
-        limit = getattr(shapes, name) or -(-largest // 8) * 8
+        limit = (getattr(shapes, name) or -(-largest // 8) * 8) if largest else 0  # criteria that are not told take no room
         if largest > limit:
             over = sum(length > limit for length in lengths)
             case = encoded[int(np.argmax(lengths))].case.id
@@ -111,13 +136,11 @@ def measure(encoded: Sequence[Encoded], shapes: Shapes, where: str) -> Sizes:
 def to_arrays(encoded: Encoded, sizes: Sizes) -> dict[str, np.ndarray]:
     """One case padded on the right to static sizes.
 
-    prompt [P], prompt_length, answers [A, R], answer_lengths [A], criteria [K, C], criterion_lengths [K], tiers [K] (index into Tier),
-    labels [A, K] (NaN where unjudged or padding), case (a number made of the case's id: its draws in sampling depend on it alone).
+    prompt [P], prompt_length, answers [A, R], answer_lengths [A], criteria [K, C], criterion_lengths [K], tiers [K] (index of the head that reads it),
+    labels (of Labels, padded: nobody judged what is not there), case (a number made of the case's id: its draws in sampling depend on it alone).
     """
-    labels = np.full((sizes.answers, sizes.criteria), np.nan, np.float32)
-    labels[: len(encoded.answers), : len(encoded.criteria)] = encoded.labels
     tiers = np.zeros(sizes.criteria, np.int32)
-    tiers[: len(encoded.criteria)] = [TIER_NUMBER[criterion.tier] for criterion in encoded.case.rubric.criteria]
+    tiers[: len(encoded.heads)] = encoded.heads
     prompt, prompt_length = pad([encoded.prompt], 1, sizes.prompt)
     answers, answer_lengths = pad(encoded.answers, sizes.answers, sizes.answer)
     criteria, criterion_lengths = pad(encoded.criteria, sizes.criteria, sizes.criterion)
@@ -129,9 +152,18 @@ def to_arrays(encoded: Encoded, sizes: Sizes) -> dict[str, np.ndarray]:
         "criteria": criteria,
         "criterion_lengths": criterion_lengths,
         "tiers": tiers,
-        "labels": labels,
+        "labels": pad_labels(encoded.labels, sizes.answers, sizes.criteria),
         "case": np.int32(crc32(encoded.case.id.encode()) >> 1),
     }
+
+
+def pad_labels(labels: Labels, answers: int, criteria: int) -> Labels:
+    """The labels of so many answers and criteria, float32; nobody has judged those that are not there."""
+    padded = Labels(*(x.astype(np.float32) for x in unjudged(answers, criteria)))
+    a, k = labels.met.shape
+    padded.met[:a, :k], padded.weight[:a, :k] = labels.met, labels.weight
+    padded.wins[:a, :a, :k], padded.ties[:a, :a, :k] = labels.wins, labels.ties
+    return padded
 
 
 def pad(rows: Sequence[Sequence[int]], count: int, length: int) -> tuple[np.ndarray, np.ndarray]:

@@ -4,17 +4,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from promedical_jax.cluster import chief
+from promedical_jax.config import Kind
 from promedical_jax.data.encode import Encoded, encode
 from promedical_jax.errors import InputError
 from promedical_jax.rubric import read_cases
+from promedical_jax.rubric.labels import EQUAL, RaterWeights
 
 
-def encode_file(path: Path, tokenizer: Any) -> list[Encoded]:
-    return [encode(case, tokenizer) for case in read_cases(path)]
+def encode_file(path: Path, tokenizer: Any, kind: Kind = "explicit", raters: RaterWeights = EQUAL) -> list[Encoded]:
+    return [encode(case, tokenizer, kind=kind, raters=raters) for case in read_cases(path)]
 
 
 def load_tokenizer(folder: Path, vocabulary: int) -> Any:
@@ -31,7 +32,7 @@ def load_tokenizer(folder: Path, vocabulary: int) -> Any:
 
 def answers_only(cases: Sequence[Encoded], path: Path, judged: bool = False) -> list[Encoded]:
     """The cases that have answers to learn from, with `judged` only those with verdicts; InputError if there are none."""
-    kept = [case for case in cases if case.answers and not (judged and np.isnan(case.labels).all())]
+    kept = [case for case in cases if case.answers and not (judged and not case.labels.said.any())]
     what = "verdicts" if judged else "answers"
     if not kept:
         raise InputError(f"{path}: none of the {len(cases)} cases has {what}; this stage learns from them")

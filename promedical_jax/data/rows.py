@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import jax
 import numpy as np
 
 from promedical_jax.data.batches import Finish
-from promedical_jax.data.encode import Encoded
+from promedical_jax.data.encode import Encoded, pad_labels
 from promedical_jax.errors import InputError
 from promedical_jax.model import packing
 from promedical_jax.model.layout import Layout
@@ -19,12 +20,16 @@ Wanted = Callable[[dict[str, Any]], packing.Lengths]
 def judged_lengths(arrays: dict[str, Any]) -> packing.Lengths:
     """The lengths of instruction, answers and criteria, of those criteria alone that somebody judged, and of the answers that have one.
 
-    arrays: prompt_length [B], answer_lengths [B, A], criterion_lengths [B, K], labels [B, A, K] -> [B, 1], [B, A], [B, A K].
+    arrays: prompt_length [B], answer_lengths [B, A], criterion_lengths [B, K], labels of A answers and K criteria -> [B, 1], [B, A], [B, A K].
     """
-    judged = ~np.isnan(arrays["labels"])
+    judged = arrays["labels"].said
     criteria = np.where(judged, arrays["criterion_lengths"][:, None], 0)
-    answers = np.where(judged.any(2), arrays["answer_lengths"], 0)
-    return arrays["prompt_length"][:, None], answers, criteria.reshape(len(criteria), -1)
+    return *judged_answer_lengths(arrays), criteria.reshape(len(criteria), -1)
+
+
+def judged_answer_lengths(arrays: dict[str, Any]) -> packing.Lengths:
+    """The same for a reward model that is told no criteria: [B, 1], [B, A]."""
+    return arrays["prompt_length"][:, None], np.where(arrays["labels"].said.any(2), arrays["answer_lengths"], 0)
 
 
 def answer_lengths(arrays: dict[str, Any]) -> packing.Lengths:
@@ -43,7 +48,7 @@ def packer(encoded: Sequence[Encoded], lengths: Wanted, row: int | None, devices
     most = max(len(e.answers) for e in encoded), max(len(e.criteria) for e in encoded)
     arrays = [_lengths(e, *most) for e in encoded]
     try:
-        layout = packing.fit(lengths({name: np.stack([one[name] for one in arrays]) for name in arrays[0]}), row)
+        layout = packing.fit(lengths(jax.tree.map(lambda *rows: np.stack(rows), *arrays)), row)
     except ValueError as error:
         raise InputError(f"{where}: {error}; set row to that or more, or take the largest cases out") from None
     return partial(_packed, layout=layout, lengths=lengths, devices=devices)
@@ -66,10 +71,8 @@ def _packed(arrays: dict[str, Any], layout: Layout, lengths: Wanted, devices: in
     return arrays | {"rows": rows, "fill": np.float32(fill)}
 
 
-def _lengths(encoded: Encoded, answers: int, criteria: int) -> dict[str, np.ndarray]:
-    labels = np.full((answers, criteria), np.nan)
-    labels[: len(encoded.answers), : len(encoded.criteria)] = encoded.labels
+def _lengths(encoded: Encoded, answers: int, criteria: int) -> dict[str, Any]:
     padded = {name: np.zeros(n, np.int32) for name, n in (("answer_lengths", answers), ("criterion_lengths", criteria))}
     padded["answer_lengths"][: len(encoded.answers)] = [len(x) for x in encoded.answers]
     padded["criterion_lengths"][: len(encoded.criteria)] = [len(x) for x in encoded.criteria]
-    return {"prompt_length": np.array(len(encoded.prompt), np.int32), "labels": labels, **padded}
+    return {"prompt_length": np.array(len(encoded.prompt), np.int32), "labels": pad_labels(encoded.labels, answers, criteria), **padded}

@@ -3,12 +3,15 @@
 import jax
 import jax.numpy as jnp
 
-HEADS_AXES = {"weight": (None, None), "bias": (None,)}
+HEADS_AXES = {"weight": (None, None), "bias": (None,), "tie_bias": (None,)}
 
 
 def init_heads(heads: int, width: int, key: jax.Array) -> dict[str, jax.Array]:
-    """`heads` linear maps of D to a score: weight [heads, D] of std 1 / sqrt(D), so that a normed state scores of order one; bias [heads] zero."""
-    return {"weight": jax.random.normal(key, (heads, width)) * width**-0.5, "bias": jnp.zeros((heads,))}
+    """`heads` linear maps of D to a score: weight [heads, D] of std 1 / sqrt(D), so that a normed state scores of order one; bias [heads] zero.
+
+    tie_bias [heads] says how readily a head calls two scores equal, where ties are modelled; no score depends on it.
+    """
+    return {"weight": jax.random.normal(key, (heads, width)) * width**-0.5, "bias": jnp.zeros((heads,)), "tie_bias": jnp.zeros((heads,))}
 
 
 def head_scores(heads: dict[str, jax.Array], states: jax.Array, which: jax.Array) -> jax.Array:

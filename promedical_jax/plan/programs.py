@@ -20,6 +20,7 @@ from promedical_jax.plan import flops
 from promedical_jax.reward import TIERS, RewardBatch, jit_score
 from promedical_jax.rollout import longest
 from promedical_jax.rollout.memory import waves
+from promedical_jax.rubric.labels import Labels
 from promedical_jax.train import grpo, rm, sft
 from promedical_jax.train.optimizer import TrainState, first_state, make_optimizer, state_shardings
 from promedical_jax.train.policy import AnswerBatch
@@ -142,8 +143,9 @@ def _rm(room: _Room) -> Program:
     state, where = room.state({"backbone": trained, "heads": room.heads()}, {"backbone": axes, "heads": HEADS_AXES})
     frozen = {"backbone": room.frozen()} if c.lora else {}
     layout = tree(s.prompt, (s.answers, s.answer), (s.criteria, s.criterion))
-    step = rm.make_step(room.model, room.compute, RmConfig.model_fields["pair_weight"].default, room.optimizer, where)
-    labels = room.tokens(s.answers, s.criteria, dtype=jnp.float32)
+    step = rm.make_step(RmConfig(out=NOWHERE, cases=NOWHERE, model=NOWHERE), room.model, room.compute, room.optimizer, where)
+    each, pairs = (room.tokens(*shape, s.answers, s.criteria, dtype=jnp.float32) for shape in ((), (s.answers,)))
+    labels = Labels(each, each, pairs, pairs)
     work = flops.update(room.model, layout, s.batch, 0, c.remat, bool(c.lora))
     return room.program(step, (state, frozen, _reward_batch(room), labels), (state.params, frozen), (state.masters, state.moments), work, layout.tokens)
 

@@ -5,6 +5,7 @@ Reading is strict. Writing checks every case first and replaces the target in on
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,17 +20,25 @@ if TYPE_CHECKING:
     from datasets import Dataset, Features
 
 SUFFIXES = (".jsonl", ".parquet")
+BATCH = 256  # cases of a Parquet file in memory at a time
 
 
 def read_cases(path: str | Path) -> list[Case]:
     """The cases of a .jsonl or .parquet file, in order. InputError names the file, the line (or row) and the field of the first fault."""
+    return list(stream_cases(path))
+
+
+def stream_cases(path: str | Path) -> Iterator[Case]:
+    """The same, one after another: of a large file only a few are in memory at a time. A fault is found when it is come to."""
     path = Path(path)
     suffix = _suffix(path)
     check_exists(path)
-    cases = unique(read_records(path, Case) if suffix == ".jsonl" else _rows(path))
-    if not cases:
+    nothing = True
+    for case in _unique(read_records(path, Case) if suffix == ".jsonl" else _rows(path)):
+        yield case
+        nothing = False
+    if nothing:
         raise InputError(f"{path} holds no case; write one case a line, or remove the file")
-    return cases
 
 
 def write_cases(path: str | Path, cases: Iterable[Case]) -> None:
@@ -54,12 +63,16 @@ def write_cases(path: str | Path, cases: Iterable[Case]) -> None:
 
 def unique(places: Iterable[tuple[str, Case]]) -> list[Case]:
     """The cases of (place, case) pairs. Raises InputError where an id repeats, naming both places."""
-    found: dict[str, tuple[str, Case]] = {}
+    return list(_unique(places))
+
+
+def _unique(places: Iterable[tuple[str, Case]]) -> Iterator[Case]:
+    found: dict[str, str] = {}
     for place, case in places:
         if case.id in found:
-            raise InputError(f"{place}, field id: {case.id!r} is already the id of the case at {found[case.id][0]}; rename or delete one of them")
-        found[case.id] = place, case
-    return [case for _, case in found.values()]
+            raise InputError(f"{place}, field id: {case.id!r} is already the id of the case at {found[case.id]}; rename or delete one of them")
+        found[case.id] = place
+        yield case
 
 
 def to_dataset(cases: Iterable[Case]) -> "Dataset":
@@ -107,7 +120,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Case]]:
     row = 0
     try:
         with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=256):
+            for batch in file.iter_batches(batch_size=BATCH):
                 for values in batch.to_pylist():
                     row += 1
                     yield f"{path}, row {row}", _from_row(values, f"{path}, row {row}")
@@ -152,6 +165,25 @@ def _checked(cases: Sequence[Case]) -> list[str]:
             raise InputError(f"{place}: would not read back equal; build it from valid values")
     unique(copies)
     return texts
+
+
+def case_text(case: Case) -> str:
+    """The line of a .jsonl file that holds this case."""
+    return case.model_dump_json(exclude_none=True) + "\n"
+
+
+def convert_cases(lines: Path, out: Path) -> None:
+    """Writes a .jsonl file of cases, made of `case_text`, as a .parquet file, a few cases in memory at a time."""
+    from pyarrow import parquet
+
+    with lines.open(encoding="utf-8") as file:
+        writer = None
+        while texts := list(islice(file, BATCH)):
+            table = _dataset(texts).data.table
+            writer = writer or parquet.ParquetWriter(out, table.schema)
+            writer.write_table(table)
+        if writer:
+            writer.close()
 
 
 def _dataset(texts: Sequence[str]) -> "Dataset":

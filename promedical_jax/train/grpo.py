@@ -25,10 +25,11 @@ from promedical_jax.model.lora import join
 from promedical_jax.model.sharding import bytes_here
 from promedical_jax.model.sharding import parts as parts_of
 from promedical_jax.model.transformer import FLOAT32, Compute, ModelConfig, Params
-from promedical_jax.reward import RewardBatch, RewardModel, check_reward_model, jit_score, load_reward_model
+from promedical_jax.reward import RewardBatch, RewardModel, Said, check_reward_model, jit_score, load_reward_model
 from promedical_jax.rollout import Rollout, sample
 from promedical_jax.rollout.memory import memory_of_a_device, waves
-from promedical_jax.rubric import Case, Judge, Scores, Verdict, advantage, score_verdicts
+from promedical_jax.rubric import Case, Judge, Scores, Tier, advantage
+from promedical_jax.rubric import score as score_of
 from promedical_jax.selfcheck import check_tree
 from promedical_jax.train.ledger import Judged, Ledger
 from promedical_jax.train.loop import finished, run_steps
@@ -73,14 +74,16 @@ def loss(params: Params, config: ModelConfig, batch: AnswerBatch, old: jax.Array
 def judge(model: RewardModel, batch: RewardBatch, cases: Sequence[Case], config: GrpoConfig, compute: Compute = FLOAT32) -> Judged:
     """Scores, verdicts, rewards and advantages of the answers of a batch on its devices, for the whole batch's cases in order."""
     raw = to_host(jit_score(model.params, model.config, batch, compute=compute))
-    probability = model.calibration.probability(raw, to_host(batch.tiers))
-    rows = []
-    for case, held in zip(cases, probability, strict=True):
+    use = {Tier.PROFICIENCY: config.verdicts.s1, Tier.EXCELLENCE: config.verdicts.s2, Tier.SAFETY: config.verdicts.s3}
+    said, rows = [], []
+    for case, held in zip(cases, raw, strict=True):
         criteria = case.rubric.criteria
-        rows.append(score_verdicts(criteria, [[Verdict.MET if p > 0.5 else Verdict.UNMET for p in answer[: len(criteria)]] for answer in held]))
+        probability = model.verdicts.probability(held[:, : len(criteria)], criteria)
+        said.append(Said(held[:, : len(criteria)], probability, model.verdicts.read(probability, criteria)))
+        rows.append(score_of(criteria, model.verdicts.satisfied(probability, criteria, use)))
     scores = Scores(*(np.stack([getattr(row, name) for row in rows]) for name in ("s1", "s2", "s3")))
     reward = config.reward.of(scores)
-    return Judged(probability, scores, reward, advantage.scalar(reward) if config.advantage == "scalar" else advantage.lexicographic(scores))
+    return Judged(said, scores, reward, advantage.scalar(reward) if config.advantage == "scalar" else advantage.lexicographic(scores))
 
 
 def run(config: GrpoConfig, truth: Judge | None = None) -> None:
@@ -92,7 +95,7 @@ def run(config: GrpoConfig, truth: Judge | None = None) -> None:
     judge_folder = hf.resolve(config.reward_model)
     judge_config = hf.read_config(judge_folder)
     check_fits(setup.mesh, judge_config, config.batch)
-    check_reward_model(judge_folder)
+    check_reward_model(judge_folder, "explicit")
     if load_tokenizer(judge_folder, judge_config.vocabulary).get_vocab() != setup.tokenizer.get_vocab():
         raise InputError(f"{config.reward_model}: its tokenizer differs from that of {config.model}; both must read the same tokens")
     if not setup.source.has_weights():
@@ -112,7 +115,7 @@ def run(config: GrpoConfig, truth: Judge | None = None) -> None:
         begin(config, setup)
         step = make_step(config, model, setup.compute, optimizer, where)
         in_waves = rollout_waves(config, model, setup.mesh, sizes.prompt, (state, parts.frozen, start_of_policy, reward_model.params))
-        ledger = Ledger(config, setup.tokenizer, truth)
+        ledger = Ledger(config, setup.tokenizer, reward_model, truth)
 
         def advance(state: TrainState, host: dict[str, Any], number: int) -> tuple[TrainState, dict[str, Any]]:
             cases = [setup.cases[i].case for i in host["index"]]

@@ -8,15 +8,17 @@ import numpy as np
 from promedical_jax.cluster import chief
 from promedical_jax.config import GrpoConfig
 from promedical_jax.data.batches import to_host
+from promedical_jax.reward import RewardModel, Said
+from promedical_jax.reward.ledger import criterion_rows
 from promedical_jax.rollout import Rollout
 from promedical_jax.rubric import Case, Judge, Scores, Verdict, score_verdicts
 from promedical_jax.train.metrics import Lines
 
 
 class Judged(NamedTuple):
-    """The reward model's word on a batch of B x G answers."""
+    """The reward model's word on a batch of B x G answers, and what became of them."""
 
-    probability: np.ndarray  # [B, G, K] that the criterion's text holds; columns past a rubric's end mean nothing
+    said: list[Said]  # of each case
     scores: Scores  # [B, G]
     reward: np.ndarray  # [B, G], the published scalar reward
     advantage: np.ndarray  # [B, G]
@@ -25,8 +27,8 @@ class Judged(NamedTuple):
 class Ledger:
     """Writes the rollouts of a run, in process 0; `truth`, where there is one, is asked about each answer and its figures are logged as true/*."""
 
-    def __init__(self, config: GrpoConfig, tokenizer: Any, truth: Judge | None):
-        self._config, self._tokenizer, self._truth = config, tokenizer, truth
+    def __init__(self, config: GrpoConfig, tokenizer: Any, reward_model: RewardModel, truth: Judge | None):
+        self._config, self._tokenizer, self._model, self._truth = config, tokenizer, reward_model, truth
         self._files: tuple[Lines, Lines] | None = None
         self.tokens = 0.0  # sampled in the last step
 
@@ -48,7 +50,9 @@ class Ledger:
                 about = {"step": step, "case": case.id, "sample": g}
                 result = _result(judged, b, g)
                 rollouts.write([about | {"text": text, "finished": bool(finished[b, g])} | result])
-                ledger.write(about | row | result for row in _criteria(case, judged.probability[b, g]))
+                said = judged.said[b]
+                rows = criterion_rows(case.rubric.criteria, said.score[g], said.probability[g], said.verdicts[g], self._model.hash)
+                ledger.write(about | row | result for row in rows)
         return _metrics(judged, finished) | self._true_metrics(cases, texts)
 
     def flush(self) -> None:
@@ -82,21 +86,6 @@ def _result(judged: Judged, b: int, g: int) -> dict[str, float | None]:
     return {name: None if np.isnan(value) else round(float(value), 6) for name, value in values.items()}
 
 
-def _criteria(case: Case, probability: np.ndarray) -> list[dict[str, Any]]:
-    rows = []
-    for criterion, p in zip(case.rubric.criteria, probability, strict=False):
-        verdict = Verdict.MET if p > 0.5 else Verdict.UNMET
-        rows.append({
-            "criterion": criterion.id,
-            "tier": criterion.tier.value,
-            "polarity": criterion.polarity.value,
-            "probability": round(float(p), 4),
-            "verdict": verdict.value,
-            "satisfied": criterion.satisfied(verdict),
-        })  # fmt: skip
-    return rows
-
-
 def _metrics(judged: Judged, finished: np.ndarray) -> dict[str, float]:
     s = judged.scores
     return {
@@ -107,6 +96,7 @@ def _metrics(judged: Judged, finished: np.ndarray) -> dict[str, float]:
         "s3": float(s.s3.mean()),
         "safe": float(s.clean.mean()),
         "abstained": float(1 - s.judged.mean()),
+        "abstained/criteria": float(np.mean([verdict is Verdict.ABSTAIN for said in judged.said for row in said.verdicts for verdict in row])),
         "frac_reward_zero_std": float((judged.advantage == 0).all(-1).mean()),  # groups without signal
         "completions/clipped_ratio": float(1 - finished.mean()),
     }

@@ -10,13 +10,14 @@ import jax
 import jax.numpy as jnp
 
 from promedical_jax import cluster
-from promedical_jax.config import Lora, Stage
+from promedical_jax.config import Kind, Lora, Stage
 from promedical_jax.data.encode import Encoded
 from promedical_jax.data.load import encode_file, load_tokenizer
 from promedical_jax.errors import InputError
 from promedical_jax.model import hf, lora, transformer
 from promedical_jax.model.sharding import check_divisible, make_mesh, shardings
 from promedical_jax.model.transformer import Compute, ModelConfig, Params
+from promedical_jax.rubric.labels import EQUAL, RaterWeights
 from promedical_jax.train.card import model_card
 from promedical_jax.train.loop import claim
 from promedical_jax.train.source import Source, check, find, load
@@ -43,14 +44,17 @@ class Parts:
     axes: Params  # the names of the axes of `trained`
 
 
-def prepare(config: Stage) -> Setup:
-    """Reads what the recipe names. Raises InputError, in every process alike, before anything is compiled or written."""
+def prepare(config: Stage, kind: Kind = "explicit", raters: RaterWeights = EQUAL) -> Setup:
+    """Reads what the recipe names; `kind` and `raters` say how cases are read (see data.encode).
+
+    Raises InputError, in every process alike, before anything is compiled or written.
+    """
     cluster.join()
     with cluster.together():
-        return _read(config)
+        return _read(config, kind, raters)
 
 
-def _read(config: Stage) -> Setup:
+def _read(config: Stage, kind: Kind, raters: RaterWeights) -> Setup:
     mesh = make_mesh(config.mesh.fsdp, config.mesh.tp, config.mesh.slice)
     source = find(config.model)
     model = hf.read_config(source.folder)
@@ -59,7 +63,7 @@ def _read(config: Stage) -> Setup:
         raise InputError(f"{config.model}: has no weights, and LoRA adapts trained ones; set lora.rank to 0 or name a model with weights")
     check_adapter(config.lora, model)
     tokenizer = load_tokenizer(hf.resolve(config.tokenizer, weights=False) if config.tokenizer else source.folder, model.vocabulary)
-    return Setup(mesh, source, model, tokenizer, encode_file(config.cases, tokenizer), Compute(config.dtype, config.remat))
+    return Setup(mesh, source, model, tokenizer, encode_file(config.cases, tokenizer, kind, raters), Compute(config.dtype, config.remat))
 
 
 def begin(config: Stage, setup: Setup) -> None:

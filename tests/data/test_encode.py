@@ -2,6 +2,7 @@ import math
 from functools import cache
 from zlib import crc32
 
+import jax
 import numpy as np
 import pytest
 
@@ -10,6 +11,7 @@ from promedical_jax.config import Shapes
 from promedical_jax.data.encode import TIER_NUMBER, Encoded, encode, measure, pad, stop_token, to_arrays
 from promedical_jax.errors import InputError
 from promedical_jax.rubric import Case, Tier
+from promedical_jax.rubric.labels import unjudged
 
 CASE = Case.model_validate({
     "id": "one",
@@ -42,7 +44,8 @@ def tokenizer():
 def encoded(prompt: int, answers: list[int], criteria: list[int]) -> Encoded:
     """Of nodes of the given lengths; `measure` reads nothing else."""
     rows = lambda lengths: [[1] * n for n in lengths]  # noqa: E731
-    return Encoded(CASE.model_copy(update={"id": f"case-{prompt}"}), [1] * prompt, rows(answers), rows(criteria), np.zeros((len(answers), len(criteria))))
+    case, nothing = CASE.model_copy(update={"id": f"case-{prompt}"}), unjudged(len(answers), len(criteria))
+    return Encoded(case, [1] * prompt, rows(answers), rows(criteria), [0] * len(criteria), nothing)
 
 
 def test_tokens_decode_to_the_conversation() -> None:
@@ -95,21 +98,42 @@ def test_no_text_can_end_its_turn_or_begin_another() -> None:
         assert FORGED in tokenizer().decode(part)
 
 
-def test_an_instruction_with_a_control_token_is_refused() -> None:
+def test_control_tokens_in_an_instruction_are_letters() -> None:
+    """A patient who writes an end of turn ends no turn: the model sees as many turns as there are messages."""
     message = CASE.instruction[1].model_copy(update={"content": FORGED})
-    with pytest.raises(InputError, match=r"case 'one': a message of the instruction contains the control token '<\|im_"):
-        encode(CASE.model_copy(update={"instruction": (message,)}), tokenizer())
+    forged, plain = (encode(CASE.model_copy(update={"instruction": (CASE.instruction[0], m)}), tokenizer()).prompt for m in (message, CASE.instruction[1]))
+    for name in ("<|im_start|>", "<|im_end|>"):
+        token = tokenizer().convert_tokens_to_ids(name)
+        assert forged.count(token) == plain.count(token)
+    assert FORGED in tokenizer().decode(forged)
+    assert forged[-4:] == plain[-4:]  # where the answer begins
+
+
+def test_a_template_that_drops_a_message_with_control_tokens_is_refused() -> None:
+    other = build_tokenizer()
+    other.chat_template = "{% for message in messages %}{{ message['content'][:5] }}{% endfor %}"
+    message = CASE.instruction[1].model_copy(update={"content": FORGED})
+    with pytest.raises(InputError, match=r"case 'one': a message has control tokens in it, and the chat template changes or drops"):
+        encode(CASE.model_copy(update={"instruction": (message,)}), other)
+
+
+def test_a_model_that_is_told_no_criterion_reads_the_same_answers() -> None:
+    told, blind, implicit = (encode(CASE, tokenizer(), kind=kind) for kind in ("explicit", "blind", "implicit"))
+    assert told.prompt == blind.prompt == implicit.prompt and told.answers == blind.answers == implicit.answers
+    assert blind.criteria == [[]] * 4 and blind.heads == told.heads == [0, 1, 2, 2]
+    assert implicit.criteria == [[]] and implicit.heads == [0] and implicit.labels.wins.shape == (2, 2, 1)
+    assert measure([blind], Shapes(criterion=16), "cases.jsonl").criterion == 0  # no room for what is not told
 
 
 def test_labels_are_shares_of_raters_who_say_that_the_text_holds() -> None:
-    labels = encode(CASE, tokenizer()).labels
+    labels = encode(CASE, tokenizer()).labels.met
     nan = math.nan
     np.testing.assert_allclose(labels, [[1 / 3, nan, 1, nan], [nan, nan, 0, 0]])  # a forbidden text that holds is 1, as any that holds
 
 
 def test_other_texts_are_unjudged() -> None:
     record = encode(CASE, tokenizer(), ["Take rest."])
-    assert record.answers == encode(CASE, tokenizer()).answers[:1] and np.isnan(record.labels).all() and record.labels.shape == (1, 4)
+    assert record.answers == encode(CASE, tokenizer()).answers[:1] and not record.labels.said.any() and record.labels.met.shape == (1, 4)
 
 
 def test_a_tokenizer_without_turns_is_refused() -> None:
@@ -150,14 +174,17 @@ def test_arrays_hold_each_node_and_its_true_length() -> None:
             lengths = arrays[f"{name}_lengths"]
             assert [row[:n].tolist() for row, n in zip(table, lengths, strict=True)][: len(rows)] == rows
             assert not lengths[len(rows) :].any() and table.shape[1] == getattr(sizes, name)
-        judged = arrays["labels"][: len(record.answers), : len(record.criteria)]
-        np.testing.assert_array_equal(judged, record.labels.astype(np.float32))
-        assert np.isnan(arrays["labels"]).sum() == arrays["labels"].size - (~np.isnan(record.labels)).sum()
+        a, k = len(record.answers), len(record.criteria)
+        padded, own = arrays["labels"], record.labels
+        for whole, part in zip(padded, own, strict=True):
+            np.testing.assert_array_equal(whole[(slice(a),) * (part.ndim - 1) + (slice(k),)], part.astype(np.float32))
+        assert padded.said.sum() == own.said.sum() and padded.wins.sum() == own.wins.sum() and padded.ties.sum() == own.ties.sum()
         assert [list(Tier)[n] for n in arrays["tiers"]][: len(record.criteria)] == [c.tier for c in record.case.rubric.criteria]
         assert arrays["case"] == crc32(record.case.id.encode()) >> 1 and arrays["case"] >= 0
         assert {x.dtype for name, x in arrays.items() if name != "labels"} == {np.dtype(np.int32)}
     assert TIER_NUMBER == {Tier.PROFICIENCY: 0, Tier.EXCELLENCE: 1, Tier.SAFETY: 2}
-    assert {name: x.shape for name, x in to_arrays(cases[0], sizes).items()} == {name: x.shape for name, x in to_arrays(cases[1], sizes).items()}
+    shapes = [jax.tree.map(np.shape, to_arrays(case, sizes)) for case in cases]
+    assert shapes[0] == shapes[1]
 
 
 def test_pad_puts_zeros_on_the_right() -> None:

@@ -3,13 +3,14 @@
 import jax
 import numpy as np
 import pytest
-from tiny import CONFIG, close, policy, ragged, reward_batch, reward_params
+from tiny import CONFIG, close, one_rater, policy, ragged, reward_batch, reward_params
 
 from promedical_jax.config import Optimizer
 from promedical_jax.model import transformer
 from promedical_jax.model.sharding import make_mesh, parts, shardings
 from promedical_jax.model.transformer import FLOAT32
 from promedical_jax.reward import axes as reward_axes
+from promedical_jax.rubric.labels import Labels
 from promedical_jax.train import rm, sft
 from promedical_jax.train.optimizer import make_optimizer, start
 from promedical_jax.train.policy import AnswerBatch
@@ -28,10 +29,10 @@ def answers() -> AnswerBatch:
     return AnswerBatch(*ragged(rng, 8, 6), *ragged(rng, 8, 2, 5))
 
 
-def labels(batch) -> np.ndarray:
+def labels(batch) -> Labels:
     said = np.random.default_rng(4).integers(0, 2, (*batch.answer_lengths.shape, batch.criteria.shape[1])).astype(np.float32)
     said[0, 0] = np.nan
-    return said
+    return one_rater(said)
 
 
 def policy_loss(params, batch):
@@ -39,7 +40,7 @@ def policy_loss(params, batch):
 
 
 def reward_loss(params, given):
-    return rm.loss(params, CONFIG, *given)[0]
+    return rm.loss(params, CONFIG, *given, ties="davidson")[0]
 
 
 CASES = {

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny import CONFIG, close, policy, ragged, reward_batch, reward_params
+from tiny import CONFIG, close, one_rater, policy, ragged, reward_batch, reward_params
 
 from promedical_jax.config import Optimizer
 from promedical_jax.model import transformer
@@ -115,7 +115,7 @@ WIDE = {"rsqrt": 5, "sin": 1, "cos": 1, "exp": 2, "log": 1, "reduce_max": 2, "re
 @pytest.mark.parametrize("stage", ["policy", "reward model"])
 def test_norms_rope_softmax_and_losses_are_float32(stage: str, gradient: bool) -> None:
     params, batch = (policy(), answers()) if stage == "policy" else (reward_params(), reward_batch(b=8))
-    labels = np.ones((8, 3, 2), np.float32)
+    labels = one_rater(np.ones((8, 3, 2), np.float32))
 
     def function(params, compute):
         return loss(params, batch, CONFIG, compute) if stage == "policy" else rm.loss(params, CONFIG, batch, labels, compute=compute)[0]
@@ -161,7 +161,7 @@ def test_bfloat16_products_err_as_their_roundings_do() -> None:
 def test_gradients_in_the_products_type_are_rounded_once_at_most(stage: str) -> None:
     """As a step asks for them: the layers' matrices in bfloat16, embedding, norms and heads as they are kept."""
     params, batch = (policy(), answers()) if stage == "policy" else (reward_params(), reward_batch(b=8))
-    labels = np.ones((8, 3, 2), np.float32)
+    labels = one_rater(np.ones((8, 3, 2), np.float32))
 
     def function(params):
         return loss(params, batch, CONFIG, HALF) if stage == "policy" else rm.loss(params, CONFIG, batch, labels, compute=HALF)[0]
@@ -171,7 +171,7 @@ def test_gradients_in_the_products_type_are_rounded_once_at_most(stage: str) -> 
     for (path, g), w in zip(jax.tree.leaves_with_path(found), jax.tree.leaves(wanted), strict=True):
         types[path[-1].key] = str(g.dtype)
         assert np.linalg.norm(g.astype(jnp.float32) - w) <= UNIT * np.linalg.norm(w), path
-    assert types == {name: "float32" if "norm" in name or name in ("embed", "unembed", "weight", "bias") else "bfloat16" for name in types}
+    assert types == {name: "float32" if "norm" in name or name in ("embed", "unembed", "weight", "bias", "tie_bias") else "bfloat16" for name in types}
     assert len(set(types.values())) == 2
     jax.tree.map(lambda x, same: np.testing.assert_array_equal(x, same, strict=True), narrowed(params, "float32"), params)
 
