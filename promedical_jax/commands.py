@@ -246,13 +246,14 @@ def export(
     step: Annotated[int | None, Parameter(validator=Number(gte=0), help="which checkpoint; left out: the newest complete one")] = None,
     dtype: Annotated[Dtype | None, Parameter(help="of the weights; left out: as they are")] = None,
     shard_gib: Annotated[float, Parameter(validator=Number(gt=0), help="GiB of a file of weights at most")] = 4,
+    scalar: Annotated[str | None, Parameter(help="of a reward model a classifier with one score: heads and weights, as in proficiency=1,safety=-2")] = None,
     force: Force = False,
 ) -> None:
     """Write a checkpoint as a model folder that transformers reads. The run may go on meanwhile: nothing of it is touched, and no accelerator is used."""
     _stay_on_the_host()
     from promedical_jax.train.export import export_checkpoint
 
-    print(*export_checkpoint(checkpoint, out, step, dtype, shard_gib, force), sep="\n")
+    print(*export_checkpoint(checkpoint, out, step, dtype, shard_gib, force, scalar), sep="\n")
 
 
 def import_model(

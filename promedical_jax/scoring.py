@@ -33,6 +33,8 @@ from promedical_jax.rubric.case import Judgement
 from promedical_jax.rubric.files import SUFFIXES, case_text, convert_cases
 from promedical_jax.selfcheck import check_tree
 
+RECIPE, DONE, FINISHED = "recipe.json", "done.json", "finished.json"  # in OUT.part
+
 
 class Done(NamedTuple):
     """How many cases are done, how many of their answers were scored, and how long the two files are then, in bytes."""
@@ -48,7 +50,7 @@ def run(config: ScoreConfig) -> Done:
     join()
     with together():
         ledger = _check(config)
-    console = Console(stderr=True, quiet=not chief())
+    console = Console(stderr=True, quiet=not chief(), markup=False, emoji=False)  # names of files and cases are no markup
     mesh = make_mesh(config.mesh.fsdp, config.mesh.tp, config.mesh.slice)
     with jax.set_mesh(mesh):
         folder = hf.resolve(config.model)
@@ -58,12 +60,14 @@ def run(config: ScoreConfig) -> Done:
             raise InputError(f"{config.model}: is an implicit reward model and has no verdicts, for it is told no criterion; use one of another kind")
         shapes = config.shapes if config.long.cut else Shapes()
         judge = judge_of(model, load_tokenizer(folder, model.config.vocabulary), mesh, config.batch, Compute(config.dtype), shapes)
-        left_out = _left_out(config, judge, console)
+        with together():
+            over, count = _too_long(config, judge)
         check_tree("the reward model", model.params["backbone"], model.config, judge.compute)
         part = _part(config)
         with together():
             done = _resume(config, part, _recipe(config, judge))
-        done = Done(*(agree(n) for n in done))
+        done = done._replace(cases=agree(done.cases), answers=agree(done.answers))
+        left_out = _list(config, over, count, console)
         if done.cases:
             console.print(f"{part} holds {done.cases:,} cases that are done; going on behind them", soft_wrap=True)
         done = _score(config, judge, part, done, left_out, console)
@@ -89,8 +93,7 @@ def _score(config: ScoreConfig, judge: RewardJudge, part: Path, done: Done, left
                     os.fsync(file.fileno())
             done = Done(done.cases + len(group), done.answers + answers, lines.tell(), rows.tell())
             if chief():
-                with replacing(part / "done.json") as position:
-                    position.write_text(json.dumps(done._asdict()))
+                _put(part / DONE, json.dumps(done._asdict()))
             if done.cases // config.batch % 64 == 0:
                 console.print(f"{done.cases:,} cases done", highlight=False)
     return done
@@ -135,15 +138,20 @@ def _resume(config: ScoreConfig, part: Path, recipe: str) -> Done:
     """Where an earlier run came to, with the files cut back to it; the beginning where there is none. Process 0 looks, the others hear of it."""
     if not chief():
         return Done()
-    if (part / "recipe.json").is_file():
-        if (part / "recipe.json").read_text() != recipe:
+    done = Done()
+    if (part / RECIPE).is_file():
+        if (part / RECIPE).read_text() != recipe:
             raise InputError(f"{part}: holds an unfinished run of another model, file of cases or setting; finish that one, delete it, or choose another --out")
-        done = Done(**json.loads((part / "done.json").read_text())) if (part / "done.json").is_file() else Done()
+        if (part / DONE).is_file():
+            try:
+                done = Done(**json.loads((part / DONE).read_text()))
+            except (ValueError, TypeError) as error:
+                raise InputError(f"{part / DONE}: cannot be read ({error}); delete {part} and run again") from error
     else:
         part.mkdir(parents=True, exist_ok=True)
-        with replacing(part / "recipe.json") as file:
-            file.write_text(recipe)
-        done = Done()
+        for name in (DONE, FINISHED):  # of a run that was killed while it tidied up
+            (part / name).unlink(missing_ok=True)
+        _put(part / RECIPE, recipe)
     for name, size in (("cases.jsonl", done.written), ("ledger.jsonl", done.ledger)):
         file = part / name
         if size and (not file.is_file() or file.stat().st_size < size):
@@ -162,18 +170,33 @@ def _recipe(config: ScoreConfig, judge: RewardJudge) -> str:
 
 
 def _finish(config: ScoreConfig, part: Path, ledger: Path) -> None:
-    """The whole files under their names; killed in between, the next run comes here again."""
+    """The whole files under their names. That these are this run's is noted first: killed in between, the next one comes here again."""
+    _put(part / FINISHED, json.dumps([str(path.resolve()) for path in (config.out, ledger)]))
     with replacing(ledger) as file:
         if ledger.suffix == ".jsonl":
             shutil.copyfile(part / "ledger.jsonl", file)
         else:
             write_parquet(file, _lines(part / "ledger.jsonl"))
+        _to_disk(file)
     with replacing(config.out) as file:
         if config.out.suffix.lower() == ".jsonl":
             shutil.copyfile(part / "cases.jsonl", file)
         else:
             convert_cases(part / "cases.jsonl", file)
+        _to_disk(file)
+    (part / RECIPE).unlink()  # without it nothing else in the folder counts
     shutil.rmtree(part)
+
+
+def _put(path: Path, text: str) -> None:
+    with replacing(path) as file:
+        file.write_text(text)
+        _to_disk(file)
+
+
+def _to_disk(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def _lines(path: Path) -> Iterator[Row]:
@@ -186,7 +209,7 @@ def _lines(path: Path) -> Iterator[Row]:
 
 
 def _check(config: ScoreConfig) -> Path:
-    """The ledger's path. Raises InputError for names that are taken or of no known format."""
+    """The ledger's path. Raises InputError for names that are taken or of no known format, for cases that cannot be read, and where none has answers."""
     ledger = config.ledger or config.out.with_suffix(".ledger.parquet")
     if config.out.suffix.lower() not in SUFFIXES:
         raise InputError(f"{config.out}: the file of cases to write ends in {' or '.join(SUFFIXES)}; choose such an --out")
@@ -194,27 +217,47 @@ def _check(config: ScoreConfig) -> Path:
         raise InputError(f"{ledger}: a ledger ends in {' or '.join(SUFFIXES)}; choose such a --ledger")
     if len({path.resolve() for path in (config.out, ledger, config.cases)}) < 3:
         raise InputError(f"--out {config.out}, --ledger {ledger} and --cases {config.cases} must be three files; choose other names")
-    for path in (config.out, ledger):
-        if path.exists() and not config.force and chief():
-            raise InputError(f"{path} exists; give --force true to replace it, or another name")
+    if _listed(config).resolve() in (config.cases.resolve(), ledger.resolve()):
+        raise InputError(f"{_listed(config)} is where cases that are too long are listed; choose another --out, or rename that file")
+    if chief() and not config.force:
+        taken = [path for path in (config.out, ledger) if path.exists() and str(path.resolve()) not in _own(config)]
+        if taken:
+            raise InputError(f"{taken[0]} exists; give --force true to replace it, or another name")
+    if not sum(len(case.answers) for case in stream_cases(config.cases)):  # to the end: a fault there is better found before anything is scored
+        raise InputError(f"{config.cases}: none of its cases has answers, and answers are what is scored; give cases that have some")
     return ledger
 
 
-def _left_out(config: ScoreConfig, judge: RewardJudge, console: Console) -> set[str]:
-    """The ids of the cases that are too long and not to be cut; their answers stay unjudged. Counted before anything is scored, and listed."""
+def _own(config: ScoreConfig) -> list[str]:
+    """The files that an earlier run of this one was about to write, or had written, when it was killed."""
+    part = _part(config)
+    return json.loads((part / FINISHED).read_text()) if (part / RECIPE).is_file() and (part / FINISHED).is_file() else []
+
+
+def _listed(config: ScoreConfig) -> Path:
+    return config.out.with_suffix(".too_long.jsonl")
+
+
+def _too_long(config: ScoreConfig, judge: RewardJudge) -> tuple[list[long.TooLong], int]:
+    """The cases that are too long, and how many cases there are. Raises InputError if they are more than the recipe allows."""
+    found, count = list[long.TooLong](), 0
     if not any(config.shapes.model_dump().values()):
-        return set()
-    found, count = [], 0
+        return found, count
     for case in stream_cases(config.cases):
         count += 1
         if over := long.too_long(judge.encode(case), config.shapes):
             found.append(over)
-    if len(found) > config.long.share * count:
-        raise InputError(long.refusal(found, count, str(config.cases), config.long))
-    if found:
-        action, listed = "cut" if config.long.cut else "left out", config.out.with_suffix(".too_long.jsonl")
+    long.check(found, count, str(config.cases), config.long)
+    return found, count
+
+
+def _list(config: ScoreConfig, found: list[long.TooLong], count: int, console: Console) -> set[str]:
+    """Lists the cases that are too long. Returns the ids of those that are left out: their answers stay unjudged."""
+    if not found:
+        return set()
+    action = "cut" if config.long.cut else "left out"
+    with together():
         if chief():
-            listed.parent.mkdir(parents=True, exist_ok=True)
-            long.write_list(listed, found, action)
-        console.print(long.sentence(found, count, str(config.cases), action, listed), soft_wrap=True)
+            long.write_list(_listed(config), found, action)
+    console.print(long.sentence(found, count, str(config.cases), action, _listed(config)), soft_wrap=True)
     return set() if config.long.cut else {one.case for one in found}

@@ -113,6 +113,11 @@ section > .about { color: var(--soft); max-width: 44em; margin: 10px 0 26px; }
 .plot path.raw.truth { opacity: .12; }
 .plot circle { fill: var(--aligned); } .plot circle.side { fill: var(--side); } .plot circle.truth { fill: var(--ink); } .plot circle.raw { opacity: .4; }
 
+section > h3 { margin-top: 40px; } section > h3 + p { color: var(--soft); font-size: .93rem; max-width: 50em; margin: 2px 0 16px; }
+@media (min-width: 761px) { .figures.pairs tr > :nth-child(4) { width: 14%; } .figures.details tr > :first-child { width: 46%; } }
+.reliability .even { stroke: var(--soft); stroke-width: 1.4; stroke-dasharray: 4 3.5; }
+.reliability .gap { stroke: var(--aligned); stroke-width: 3; opacity: .28; } .reliability .dot { fill: var(--aligned); }
+
 .example { padding: 0; margin-top: 16px; }
 .example summary { cursor: pointer; list-style: none; padding: 18px 24px; display: flex; gap: 4px 18px; flex-wrap: wrap; align-items: baseline; }
 .example summary::-webkit-details-marker { display: none; }

@@ -1,14 +1,15 @@
-"""Pictures as inline SVG: line charts, interval tracks and verdict marks. Colours come from the page's style sheet, by class."""
+"""Pictures as inline SVG: line charts, reliability diagrams, interval tracks and verdict marks. Colours come from the page's style sheet, by class."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from math import floor, isfinite, log10
+from math import floor, isfinite, log10, sqrt
 from typing import Any, Literal
 
 import numpy as np
 
 from promedical_jax.bench.intervals import Interval
+from promedical_jax.bench.reward_figures import Bin
 
 WIDTH, HEIGHT = 310, 190  # about the px at which charts are shown, so that their text keeps its size on a phone and on a desk
 LEFT, RIGHT, TOP, BOTTOM = 40, 8, 8, 24
@@ -107,6 +108,40 @@ def line_chart(title: str, note: str, series: Sequence[Series], share: bool = Fa
     return (
         f'<figure class="chart"><figcaption><h4>{escape(title)}</h4><p>{escape(note)}</p><ul class="legend">{legend}</ul></figcaption>'
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{spoken}">{"".join(parts)}<svg class="plot" {frame}>{inside}</svg></svg></figure>'
+    )
+
+
+def reliability(title: str, note: str, bins: Sequence[Bin]) -> str:
+    """A figure of how often the text holds (upwards) beside the probability that was said (across): on the diagonal the two agree. A dot for each of the
+    bins, larger where it stands for more judgements, and a bar from it to the diagonal. Empty text if there is no bin."""
+    if not bins:
+        return ""
+    side = WIDTH - LEFT - RIGHT
+    foot, most = TOP + side, max(one.count for one in bins)
+
+    def across(share: float) -> str:
+        return f"{LEFT + share * side:.1f}"
+
+    def down(share: float) -> str:
+        return f"{foot - share * side:.1f}"
+
+    parts = []
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{down(share)}" y2="{down(share)}"/>')
+        parts.append(f'<text x="{LEFT - 7}" y="{foot - share * side + 3.5:.1f}" text-anchor="end">{percent(share)}</text>')
+        parts.append(f'<line class="axis" x1="{across(share)}" x2="{across(share)}" y1="{foot}" y2="{foot + 4}"/>')
+        place = f'x="{WIDTH - 2}" text-anchor="end"' if share == 1 else f'x="{across(share)}" text-anchor="middle"'  # centred, the last would stick out
+        parts.append(f'<text {place} y="{foot + BOTTOM - 6}">{percent(share)}</text>')
+    parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{foot}" y2="{foot}"/>')
+    parts.append(f'<line class="even" x1="{across(0)}" y1="{down(0)}" x2="{across(1)}" y2="{down(1)}"/>')
+    for one in bins:
+        x = across(one.probability)
+        parts.append(f'<line class="gap" x1="{x}" x2="{x}" y1="{down(one.probability)}" y2="{down(one.truth)}"/>')
+        parts.append(f'<circle class="dot" cx="{x}" cy="{down(one.truth)}" r="{2 + 5 * sqrt(one.count / most):.1f}"/>')
+    said = "; ".join(f"of {one.count:,} said to hold with {percent(one.probability)}, {percent(one.truth)} hold" for one in bins)
+    return (
+        f'<figure class="chart reliability"><figcaption><h4>{escape(title)}</h4><p>{escape(note)}</p></figcaption>'
+        f'<svg viewBox="0 0 {WIDTH} {foot + BOTTOM}" role="img" aria-label="{escape(f"{title}: {said}", quote=True)}">{"".join(parts)}</svg></figure>'
     )
 
 

@@ -59,6 +59,20 @@ def make_cases(n: int, seed: int, held_out: bool = False, answers: int = 4, pref
     return [_make_case(i, seed, held_out, answers, prefix) for i in range(n)]
 
 
+def paraphrase(case: Case) -> Case:
+    """The same case with other words for each criterion: of a held-out case the training phrasings, of a training case the other one of the two."""
+    facts = Facts.from_json(case.provenance["clinic"], case.id)
+    criteria = []
+    for criterion in case.rubric.criteria:
+        others = [text for phrasing in CRITERIA[criterion.id] if (text := _fill(phrasing, facts)) != criterion.text]
+        criteria.append(criterion.model_copy(update={"text": Random(f"{case.id}/{criterion.id}").choice(others)}))
+    return case.model_copy(update={"rubric": Rubric(criteria=tuple(criteria))})
+
+
+def _fill(phrasing: str, facts: Facts) -> str:
+    return phrasing.format(drug=facts.drug, dose=facts.dose, other=facts.other_drug, flag=facts.condition.red_flag, days=facts.condition.follow_up_days)
+
+
 def _make_case(index: int, seed: int, held_out: bool, answers: int, prefix: str) -> Case:
     split = "held-out" if held_out else "train"
     rng = Random(f"{seed}/{split}/{index}")
@@ -96,9 +110,7 @@ def _rubric(facts: Facts, rng: Random, held_out: bool) -> Rubric:
     weights = {kind: unit / WEIGHT_UNIT for kind, unit in zip(proficiency, units, strict=True)}
 
     def criterion(kind: str, tier: Tier) -> Criterion:
-        text = rng.choice((CRITERIA_HELD_OUT if held_out else CRITERIA)[kind]).format(
-            drug=facts.drug, dose=facts.dose, other=facts.other_drug, flag=facts.condition.red_flag, days=facts.condition.follow_up_days
-        )
+        text = _fill(rng.choice((CRITERIA_HELD_OUT if held_out else CRITERIA)[kind]), facts)
         polarity = Polarity.FORBIDDEN if tier is Tier.SAFETY else Polarity.REQUIRED
         return Criterion(id=kind, text=text, tier=tier, polarity=polarity, weight=weights.get(kind))
 

@@ -6,23 +6,25 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from promedical_jax.clinic.cases import make_cases
+from promedical_jax.clinic.cases import make_cases, paraphrase
 from promedical_jax.clinic.tokenizer import build_tokenizer
 from promedical_jax.errors import InputError
 from promedical_jax.rubric import Case, write_cases
 
-TRAIN, HELD_OUT, MODEL = "train.jsonl", "held_out.jsonl", "model"
+TRAIN, HELD_OUT, PARAPHRASED, MODEL = "train.jsonl", "held_out.jsonl", "held_out_paraphrased.jsonl", "model"
+FILES = (TRAIN, HELD_OUT, PARAPHRASED, MODEL)
 # Small enough to learn the clinic from scratch on two CPU cores: 0.3 M parameters with the clinic's 512 tokens. Two layers match and copy; more only cost time.
 SIZES: dict[str, Any] = {"width": 128, "depth": 2, "kv_heads": 4, "query_heads": 1, "head": 32, "feed_forward": 256}
 
 
 def write_clinic(folder: str | Path, train: int, held_out: int, seed: int, replace: bool = False) -> tuple[list[Case], list[Case]]:
-    """Writes `folder`/train.jsonl, /held_out.jsonl and /model (tokenizer and config.json, no weights: training starts from random ones). Returns the cases.
+    """Writes `folder`/train.jsonl, /held_out.jsonl, the same with other words for the criteria, and /model (tokenizer and config.json, no weights: training
+    starts from random ones). Returns the training and the held-out cases.
 
-    Everything is made in a folder beside it first. Raises InputError if one of the three exists, unless `replace`; other files are left alone.
+    Everything is made in a folder beside it first. Raises InputError if one of these exists, unless `replace`; other files are left alone.
     """
     folder = Path(folder)
-    present = [str(folder / name) for name in (TRAIN, HELD_OUT, MODEL) if (folder / name).exists()]
+    present = [str(folder / name) for name in FILES if (folder / name).exists()]
     if present and not replace:
         raise InputError(f"{present[0]} exists; give --force to replace it, or another --out")
     cases = make_cases(train, seed), make_cases(held_out, seed, held_out=True)
@@ -31,9 +33,10 @@ def write_clinic(folder: str | Path, train: int, held_out: int, seed: int, repla
     try:
         write_cases(part / TRAIN, cases[0])
         write_cases(part / HELD_OUT, cases[1])
+        write_cases(part / PARAPHRASED, map(paraphrase, cases[1]))
         write_model(part / MODEL)
         folder.mkdir(parents=True, exist_ok=True)
-        for name in (TRAIN, HELD_OUT, MODEL):
+        for name in FILES:
             if (folder / name).is_dir():
                 shutil.rmtree(folder / name)
             os.replace(part / name, folder / name)

@@ -13,6 +13,9 @@ from promedical_jax.config import Long, Shapes
 from promedical_jax.data.encode import Encoded
 from promedical_jax.errors import InputError
 
+PARTS = ("prompt", "answer", "criterion")
+LEAST_PATH = 4
+
 
 class TooLong(NamedTuple):
     """One case's longest part that does not fit: prompt, answer, criterion or path (instruction, answer and criterion together). In tokens."""
@@ -36,8 +39,7 @@ def fit(cases: Sequence[Encoded], shapes: Shapes, long: Long, where: str) -> tup
     Raises InputError that counts and names the cases, if more of them are too long than `long` allows.
     """
     over = {i: found for i, case in enumerate(cases) if (found := too_long(case, shapes))}
-    if len(over) > long.share * len(cases):
-        raise InputError(refusal(list(over.values()), len(cases), where, long))
+    check(list(over.values()), len(cases), where, long)
     kept = [cut(case, shapes) if i in over else case for i, case in enumerate(cases) if long.cut or i not in over]
     return kept, list(over.values())
 
@@ -45,15 +47,21 @@ def fit(cases: Sequence[Encoded], shapes: Shapes, long: Long, where: str) -> tup
 def cut(encoded: Encoded, shapes: Shapes) -> Encoded:
     """The case cut to the sizes: an instruction loses its middle, answers and criteria their end before the token that ends their turn.
 
-    Of a path, an answer may take half, a criterion a quarter; the instruction gets what they leave.
+    Of a path a criterion has a quarter, an answer half and the instruction the rest; what one of them does not need the others get.
+    Raises InputError for a path that is too short for all three.
     """
-    path = shapes.path
-    answer, criterion = _least(shapes.answer, path and max(path // 2, 1)), _least(shapes.criterion, path and max(path // 4, 1))
-    if path and _lengths(encoded)["path"] <= path:
-        answer, criterion, path = shapes.answer, shapes.criterion, None
-    answers, criteria = [_end(row, answer) for row in encoded.answers], [_end(row, criterion) for row in encoded.criteria]
-    left = path and path - max(map(len, answers), default=0) - max(map(len, criteria), default=0)
-    return replace(encoded, prompt=_middle(encoded.prompt, _least(shapes.prompt, left)), answers=answers, criteria=criteria)
+    lengths = _lengths(encoded)
+    kept = {part: min(lengths[part], getattr(shapes, part) or lengths[part]) for part in PARTS}
+    if shapes.path and sum(kept.values()) > shapes.path:
+        kept = _share(shapes.path, kept)
+    answers, criteria = [_end(row, kept["answer"]) for row in encoded.answers], [_end(row, kept["criterion"]) for row in encoded.criteria]
+    return replace(encoded, prompt=_middle(encoded.prompt, kept["prompt"]), answers=answers, criteria=criteria)
+
+
+def check(found: Sequence[TooLong], count: int, where: str, long: Long) -> None:
+    """Raises InputError, which counts and names them, if of `count` cases more are too long than `long` allows."""
+    if len(found) > long.share * count + 1e-9:  # 0.29 * 100 is 28.999999999999996
+        raise InputError(refusal(found, count, where, long))
 
 
 def write_list(path: Path, found: Sequence[TooLong], action: str) -> None:
@@ -81,16 +89,22 @@ def _lengths(encoded: Encoded) -> dict[str, int]:
     return {"prompt": prompt, "answer": answer, "criterion": criterion, "path": prompt + answer + criterion}
 
 
-def _least(*limits: int | None) -> int | None:
-    return min((limit for limit in limits if limit is not None), default=None)
+def _share(path: int, lengths: dict[str, int]) -> dict[str, int]:
+    if path < LEAST_PATH:
+        raise InputError(f"shapes.path is {path}, too short for an instruction, an answer and a criterion; set it to {LEAST_PATH} or more")
+    due = {"criterion": path // 4, "answer": path // 2, "prompt": path - path // 4 - path // 2}
+    kept = {part: min(lengths[part], due[part]) for part in due}
+    for part in due:
+        kept[part] += min(lengths[part] - kept[part], path - sum(kept.values()))
+    return kept
 
 
-def _end(row: list[int], limit: int | None) -> list[int]:
-    return row if limit is None or len(row) <= limit else [*row[: limit - 1], row[-1]]
+def _end(row: list[int], limit: int) -> list[int]:
+    return row if len(row) <= limit else [*row[: limit - 1], row[-1]]
 
 
-def _middle(row: list[int], limit: int | None) -> list[int]:
-    if limit is None or len(row) <= limit:
+def _middle(row: list[int], limit: int) -> list[int]:
+    if len(row) <= limit:
         return row
     first = limit // 2
     return [*row[:first], *row[len(row) - (limit - first) :]]

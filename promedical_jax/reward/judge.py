@@ -22,7 +22,7 @@ from promedical_jax.data.load import load_tokenizer
 from promedical_jax.data.long import cut
 from promedical_jax.errors import InputError
 from promedical_jax.model import hf
-from promedical_jax.model.sharding import make_mesh
+from promedical_jax.model.sharding import make_mesh, parts
 from promedical_jax.model.transformer import FLOAT32, Compute, Dtype
 from promedical_jax.reward.folder import RewardModel, load_reward_model
 from promedical_jax.reward.scores import score_cases
@@ -45,7 +45,7 @@ class Said(NamedTuple):
 
 @dataclass(frozen=True)
 class RewardJudge:
-    """A reward model with its tokenizer, on a mesh; `batch` cases at a time."""
+    """A reward model with its tokenizer, on a mesh; `batch` cases at a time, or the next number that the mesh divides."""
 
     model: RewardModel
     encode: Callable[..., Encoded]  # (case, texts or None) -> tokens as this model reads them
@@ -62,7 +62,7 @@ class RewardJudge:
         """What it says of the cases' own answers, or of `texts`, those of each case. Raises InputError for a model that is told no criterion."""
         if self.model.kind == "implicit":
             raise InputError("an implicit reward model has no verdicts, for it is told no criterion; use one of another kind")
-        return self.said([self.read(case, None if texts is None else texts[i]) for i, case in enumerate(cases)])
+        return self.said([self.read(case, own) for case, own in zip(cases, [None] * len(cases) if texts is None else texts, strict=True)])
 
     def said(self, cases: Sequence[Encoded]) -> list[Said]:
         """The same of encoded cases."""
@@ -73,11 +73,16 @@ class RewardJudge:
         return done
 
     def raw(self, cases: Sequence[Encoded]) -> list[np.ndarray]:
-        """Raw scores [A, K] of each case; K is 1 where the model is told no criterion and has one head."""
+        """Raw scores [A, K] of each case; K is 1 where the model is told no criterion and has one head. Raises InputError where one is no finite number."""
         if not cases:
             return []
+        sizes, n = roomy(measure(cases, AS_THEY_ARE, "cases")), parts(self.mesh, "batch")
         with jax.set_mesh(self.mesh):
-            return list(score_cases(self.model.params, self.model.config, cases, roomy(measure(cases, Shapes(), "cases")), self.batch, self.compute))
+            done = list(score_cases(self.model.params, self.model.config, cases, sizes, -(-self.batch // n) * n, self.compute))
+        for case, scores in zip(cases, done, strict=True):
+            if not np.isfinite(scores).all():
+                raise InputError(f"case {case.case.id!r}: a score of the reward model is no finite number; its weights are damaged, or too large for its type")
+        return done
 
     def scores(self, cases: Sequence[Case], texts: Texts | None = None, use: Use = HARD) -> list[Scores]:
         """S1, S2, S3 [A] of each case's answers: of verdicts, or of probabilities in the tiers whose `use` is soft."""

@@ -4,9 +4,11 @@
 """
 
 import json
+import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from promedical_jax.atomic import replacing
 from promedical_jax.errors import InputError
@@ -52,6 +55,8 @@ def read_ledger(path: Path, where: Sequence[str] = ()) -> Iterator[Row]:
     """
     conditions = [_condition(text) for text in where]
     for number, row in enumerate(_rows(path), start=1):
+        if not isinstance(row, dict) or any(isinstance(value, dict | list) for value in row.values()):
+            raise InputError(f"{path}, row {number}: is no row of a ledger; give the file that `promedical score` or `promedical train grpo` wrote")
         for column, _, _ in conditions:
             if column not in row:
                 raise InputError(f"{path}, row {number}: has no column {column!r}; its columns are {', '.join(row)}")
@@ -62,7 +67,7 @@ def read_ledger(path: Path, where: Sequence[str] = ()) -> Iterator[Row]:
 def write_ledger(path: Path, rows: Iterable[Row]) -> int:
     """Writes .jsonl or .parquet by the suffix, whole or not at all; returns how many rows. Raises InputError for another suffix."""
     if path.suffix not in (".jsonl", ".parquet"):
-        raise InputError(f"{path} has the suffix {path.suffix!r}; a ledger's name ends in .jsonl or .parquet")
+        raise _no_ledger(path)
     with replacing(path) as part:
         return write_parquet(part, rows) if path.suffix == ".parquet" else _write_lines(part, rows)
 
@@ -77,20 +82,28 @@ def _write_lines(path: Path, rows: Iterable[Row]) -> int:
 
 
 def write_parquet(path: Path, rows: Iterable[Row]) -> int:
-    """Rows as Parquet, a batch of them in memory at a time; returns how many. The columns are those of the first batch."""
+    """Rows as Parquet, a batch of them in memory at a time; returns how many. Raises InputError where columns or their types change from row to row."""
     import pyarrow
     from pyarrow import parquet
 
-    count, writer = 0, None
-    for batch in _batches(rows):
-        table = pyarrow.Table.from_pylist(batch, schema=writer.schema if writer else _schema(batch))
-        writer = writer or parquet.ParquetWriter(path, table.schema)
-        writer.write_table(table)
-        count += len(batch)
-    if writer:
-        writer.close()
-    else:
-        parquet.write_table(pyarrow.table({"case": pyarrow.array([], pyarrow.string())}), path)
+    count, schema = 0, pyarrow.schema([("case", pyarrow.string())])  # of no row at all
+    with ExitStack() as stack:
+        writer = None
+        for batch in _batches(rows):
+            schema = schema if writer else _schema(batch)
+            for number, row in enumerate(batch, start=count + 1):
+                if set(row) != set(schema.names):
+                    first = ", ".join(schema.names)
+                    raise InputError(f"row {number}: its columns are {', '.join(row)}, and those of the first {first}; write .jsonl, where they may differ")
+            try:
+                table = pyarrow.Table.from_pylist(batch, schema=schema)
+            except (pyarrow.ArrowException, TypeError) as error:
+                raise InputError(f"rows from {count + 1} on: a column holds values of several types ({error}); write .jsonl, where they may differ") from error
+            writer = writer or stack.enter_context(parquet.ParquetWriter(path, schema))
+            writer.write_table(table)
+            count += len(batch)
+        if not writer:
+            parquet.write_table(schema.empty_table(), path)
     return count
 
 
@@ -110,12 +123,13 @@ def print_rows(rows: Iterable[Row], show: int, console: Console) -> None:
         count += 1
         if count == 1:
             for name, value in row.items():
-                table.add_column(name, justify="left" if isinstance(value, str) else "right", overflow="fold")
+                table.add_column(Text(name), justify="left" if isinstance(value, str) else "right", overflow="fold")
         if count <= show:
-            table.add_row(*("–" if value is None else value[:12] if name == "model" else str(value) for name, value in row.items()))
-    if count:
+            shown = {name: Text("–" if value is None else str(value)[: 12 if name == "model" else None]) for name, value in row.items()}
+            table.add_row(*(shown.get(str(column.header), "") for column in table.columns))
+    if count and show:
         console.print(table)
-    console.print(f"{count:,} rows" + (f", {show} of them shown" if count > show else ""), highlight=False)
+    console.print(f"{count:,} {'row' if count == 1 else 'rows'}" + (f", {show} of them shown" if count > show else ""), highlight=False)
 
 
 def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
@@ -142,35 +156,51 @@ def _rows(path: Path) -> Iterator[Row]:
         except (pyarrow.ArrowException, OSError) as error:
             raise InputError(f"{path} is not a readable Parquet file ({str(error).splitlines()[0]}); write it again") from error
     elif path.suffix == ".jsonl":
-        with path.open(encoding="utf-8") as file:
+        with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 try:
-                    row = loads(line)
+                    row = loads(line.decode())
                 except ValueError as error:
                     raise InputError(f"{path}, line {number}: not valid JSON ({error}); take the line out") from error
-                if not isinstance(row, dict):
-                    raise InputError(f"{path}, line {number}: is no row of a ledger; give the file that `promedical score` or `promedical train grpo` wrote")
                 yield row
     else:
-        raise InputError(f"{path} has the suffix {path.suffix!r}; a ledger's name ends in .jsonl or .parquet")
+        raise _no_ledger(path)
+
+
+def _no_ledger(path: Path) -> InputError:
+    return InputError(f"{path} has the suffix {path.suffix!r}; a ledger's name ends in .jsonl or .parquet")
 
 
 def _condition(text: str) -> tuple[str, str, str]:
-    found = re.fullmatch(r"\s*(\w+)\s*(!=|>=|<=|=|>|<)\s*(.+?)\s*", text)
+    found = re.fullmatch(r"\s*(\w+)\s*(!=|>=|<=|==?|>|<)\s*(.+?)\s*", text, re.DOTALL)
     if not found:
         raise InputError(f"--where {text!r}: is no condition; write a column, a sign (= != > >= < <=) and a value, such as tier=safety or 'probability>0.9'")
-    return found[1], found[2], found[3]
+    return found[1], found[2].replace("==", "="), found[3]
 
 
 def _holds(value: Any, sign: str, wanted: str, column: str) -> bool:
-    """Numbers compare as numbers; null equals null alone."""
-    if wanted == "null" or value is None:
-        return {"=": value is None, "!=": value is not None}.get(sign, False) if wanted == "null" else sign == "!="
+    """Numbers compare as numbers, words by their letters; null equals null alone, and is neither above nor below anything."""
+    if wanted == "null":
+        if sign not in ("=", "!="):
+            raise InputError(f"--where {column}{sign}null: null is neither above nor below anything; write = or !=")
+        return (value is None) == (sign == "=")
+    if value is None:
+        return sign == "!="
     if isinstance(value, bool):
-        return bool(SIGNS[sign](str(value).lower(), wanted))
+        if wanted not in ("true", "false") or sign not in ("=", "!="):
+            raise InputError(f"--where {column}{sign}{wanted}: {column} is true or false; write {column}=true or {column}=false")
+        return value == ((wanted == "true") == (sign == "="))
     if isinstance(value, int | float):
-        try:
-            return bool(SIGNS[sign](value, float(wanted)))
-        except ValueError:
-            raise InputError(f"--where {column}{sign}{wanted}: {column} holds numbers, and {wanted!r} is none") from None
+        number = _number(wanted)
+        if number is None:
+            raise InputError(f"--where {column}{sign}{wanted}: {column} holds numbers, and {wanted!r} is none")
+        return bool(SIGNS[sign](value, number))
     return bool(SIGNS[sign](value, wanted))
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return None if math.isnan(number) else number

@@ -15,7 +15,7 @@ from typing import Any
 from promedical_jax.errors import InputError
 from promedical_jax.model.transformer import Dtype
 from promedical_jax.reward.judge import HARD, RewardJudge, Use, open_judge
-from promedical_jax.rubric import Case, Message, Rubric, ScalarReward
+from promedical_jax.rubric import Case, Rubric, ScalarReward
 from promedical_jax.rubric.lines import parse
 
 PUBLISHED = ScalarReward()
@@ -38,9 +38,7 @@ def reward_function(model: str | Path | RewardJudge, *, reward: ScalarReward = P
             text = rubric if isinstance(rubric, str) else json.dumps(_without_nulls(rubric))
             key = json.dumps([prompt, text])
             if key not in groups:
-                messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-                instruction = tuple(Message(role=message["role"], content=message["content"]) for message in messages)
-                groups[key] = Case(id=f"prompt-{i}", instruction=instruction, rubric=parse(Rubric, text, f"row {i}, column rubric")), [], []
+                groups[key] = _case(i, prompt, text), [], []
             _, places, texts = groups[key]
             places.append(i)
             texts.append(completion if isinstance(completion, str) else "".join(str(message["content"] or "") for message in completion))
@@ -52,6 +50,14 @@ def reward_function(model: str | Path | RewardJudge, *, reward: ScalarReward = P
         return rewards
 
     return promedical
+
+
+def _case(number: int, prompt: Turns, rubric: str) -> Case:
+    place = f"row {number + 1} of the batch, column"
+    turns = [("user", prompt)] if isinstance(prompt, str) else [(message.get("role"), message.get("content")) for message in prompt]
+    known = parse(Rubric, rubric, f"{place} rubric").model_dump(mode="json", exclude_none=True)
+    messages = [{"role": role, "content": content} for role, content in turns]
+    return parse(Case, json.dumps({"id": f"prompt-{number}", "instruction": messages, "rubric": known}), f"{place} prompt")
 
 
 def _without_nulls(value: Any) -> Any:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from promedical_jax.config import Shapes
-from promedical_jax.data.encode import encode, encode_text
+from promedical_jax.data.encode import encode, encode_text, stop_token
 from promedical_jax.data.load import load_tokenizer
 from promedical_jax.errors import InputError
 from promedical_jax.model import hf, transformer
@@ -58,11 +58,11 @@ def _heads(backbone: Any, yes: int, no: int) -> dict[str, jax.Array]:
 
 def _turn(tokenizer: Any) -> tuple[list[int], list[int]]:
     """What the chat template puts around a question that follows an answer: from behind the answer's last token to where the reply begins."""
-    mark = "the question stands here"
+    mark, end = "the question stands here", tokenizer.convert_ids_to_tokens(stop_token(tokenizer))
     messages = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": _ANSWER}, {"role": "user", "content": mark}]
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, enable_thinking=False)
     _, _, behind = text.partition(_ANSWER)
-    before, found, after = behind.removeprefix(tokenizer.eos_token).partition(mark)
+    before, found, after = behind.removeprefix(end).partition(mark)
     if not found:
         raise InputError(f"tokenizer {tokenizer.name_or_path}: its chat template drops or changes messages, so a question cannot follow an answer")
     return tokenizer.encode(before, add_special_tokens=False), tokenizer.encode(after, add_special_tokens=False)

@@ -13,25 +13,30 @@ import jax
 from jax.sharding import SingleDeviceSharding
 
 from promedical_jax.atomic import replacing_folder
-from promedical_jax.config import GrpoConfig, RmConfig, SftConfig, Stage
+from promedical_jax.config import GrpoConfig, Kind, RmConfig, SftConfig, Stage
 from promedical_jax.errors import InputError
 from promedical_jax.model import hf, lora, transformer
 from promedical_jax.model.transformer import Dtype, ModelConfig, Params
 from promedical_jax.recipe import read_recipe
-from promedical_jax.reward import read_heads
+from promedical_jax.reward import head_count, read_heads
+from promedical_jax.reward.folder import CALIBRATION, HEADS, read_verdicts
 from promedical_jax.train.card import base_model, imported_card, model_card
 from promedical_jax.train.checkpoint import read_parameters, shapes_of, write_parameters
+from promedical_jax.train.scalar import as_classifier, read_weights
 from promedical_jax.train.source import compare_shapes, find, load
 
-HEADS, CALIBRATION, IMPORTED = "heads.safetensors", "calibration.json", "imported.json"
+IMPORTED = "imported.json"
 OURS = ("base", "checkpoints", "model", "adapter")  # what a run folder holds
 
 
-def export_checkpoint(checkpoint: Path, out: Path, step: int | None = None, dtype: Dtype | None = None, shard_gib: float = 4, force: bool = False) -> list[str]:
+def export_checkpoint(checkpoint: Path, out: Path, step: int | None = None, dtype: Dtype | None = None, shard_gib: float = 4,
+                      force: bool = False, scalar: str | None = None) -> list[str]:
     """Writes `out`, a folder that `transformers` reads, from a run folder or one that `import_model` made; returns what there is to say about it.
 
-    `step`: which checkpoint, None the newest; `dtype`: of the weights, None their own. Raises InputError for whatever is not there or does not fit.
+    `step`: which checkpoint, None the newest; `dtype`: of the weights, None their own; `scalar`: weights of a reward model's heads, as in
+    proficiency=1,safety=-2, for a classifier with this one score. Raises InputError for whatever is not there or does not fit.
     """
+    weights = read_weights(scalar) if scalar is not None else None
     _check_out(out, force, "config.json", "a model folder")
     if out.parent.resolve() == checkpoint.resolve() and out.name in OURS:
         raise InputError(f"{out}: is the run's own {out.name}; choose another --out")
@@ -45,15 +50,24 @@ def export_checkpoint(checkpoint: Path, out: Path, step: int | None = None, dtyp
     if "adapters" in backbone:
         config, backbone = _merged(backbone, config, recipe, dtype, checkpoint)
     compare_shapes(shapes_of(backbone), config, saved / str(chosen), "the two do not belong together")
+    if weights and "heads" not in params:
+        raise InputError(f"{checkpoint}: holds no reward model, and --scalar is for one; give a run of `promedical train rm`, or leave --scalar out")
     said = []
     extra = {}
-    if "heads" in params:
+    score = None
+    if weights:
+        heads = jax.device_get(params["heads"])
+        score = as_classifier(weights, _kind(checkpoint, recipe, len(heads["bias"])), heads, base, config)
+        extra = score.files
+        said = [f"its one score is {score.formula}, without the bias {score.bias:.6g} and without a calibration", *([score.note] if score.note else [])]
+    elif "heads" in params:
         extra[HEADS] = hf.packed(jax.device_get(params["heads"]))
         calibration = _calibration(checkpoint, recipe, chosen)
         extra |= {CALIBRATION: calibration} if calibration else {}
-        said += [] if calibration else [f"its scores are not calibrated: {_why_not(recipe)}, so it cannot judge yet"]
-    card = model_card(recipe, chosen) if recipe else imported_card(_imported(checkpoint))
-    hf.save(out, backbone, config, base, card=card, extra=extra, dtype=dtype, shard_bytes=int(shard_gib * 2**30))
+        said = [] if calibration else [f"its scores are not calibrated: {_why_not(recipe)}, so it cannot judge yet"]
+    card = model_card(recipe, chosen, score) if recipe else imported_card(_imported(checkpoint), score)
+    classifier = hf.Classifier(score.weight, score.pad_id) if score else None
+    hf.save(out, backbone, config, base, card=card, extra=extra, dtype=dtype, shard_bytes=int(shard_gib * 2**30), classifier=classifier)
     size = sum(file.stat().st_size for file in out.glob("model*.safetensors"))
     return [f"wrote {out}: {'imported weights' if recipe is None else f'step {chosen:,} of {checkpoint}'}, {size / 1e9:.2f} GB", *said]
 
@@ -114,6 +128,20 @@ def read_stage(path: Path) -> Stage | None:
         if keys == set(schema.model_fields):
             return read_recipe(schema, path)
     raise InputError(f"{path}: is no recipe that this version wrote; put the run's own back, or export with the version that trained it")
+
+
+def _kind(checkpoint: Path, recipe: Stage | None, heads: int) -> Kind:
+    """The kind of a reward model with so many heads: as its recipe or its calibration says, and of an import without one by their number."""
+    if isinstance(recipe, RmConfig):
+        kind = recipe.kind
+    elif (checkpoint / CALIBRATION).is_file():
+        kind = read_verdicts(checkpoint).kind
+    else:
+        return "implicit" if heads == 1 else "explicit"
+    if head_count(kind) != heads:
+        file = CALIBRATION if recipe is None else "recipe.yaml"
+        raise InputError(f"{checkpoint}: holds {heads} heads, and {file} says {kind}, a kind with {head_count(kind)}; the two do not belong together")
+    return kind
 
 
 def _calibration(checkpoint: Path, recipe: Stage | None, step: int) -> bytes | None:

@@ -4,7 +4,6 @@ Such a classifier of HF's has no bias and reads its score at the last token that
 changes no comparison; and another token than the end-of-turn token, at which our scores are read, has to pad.
 """
 
-import json
 from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from promedical_jax.config import Kind
 from promedical_jax.data.encode import USER_TURN, stop_token
 from promedical_jax.data.load import load_tokenizer
 from promedical_jax.errors import InputError
+from promedical_jax.model.hf.companions import as_json
 from promedical_jax.model.hf.config import read_fields
 from promedical_jax.model.transformer import ModelConfig
 from promedical_jax.reward import TIERS
@@ -87,7 +87,8 @@ def as_classifier(weights: dict[str, float], kind: Kind, heads: dict[str, np.nda
     end, own = stop_token(tokenizer), tokenizer.pad_token_id
     pad = padding_token(tokenizer, _stops(base), config.vocabulary)
     pad_id = tokenizer.convert_tokens_to_ids(pad)
-    note = "" if pad_id == own else f"{pad} pads: the tokenizer {'has no padding token' if own is None else 'pads with its end-of-turn token'}, and no text has this one"
+    why = "has no padding token" if own is None else "pads with its end-of-turn token, at which scores are read"
+    note = "" if pad_id == own else f"{pad}, which no text holds, is its padding token, for the tokenizer {why}"
     return Scalar(kind, weights, weight, bias, tokenizer.convert_ids_to_tokens(end), pad, pad_id, _renamed(base, pad), note)
 
 
@@ -110,7 +111,7 @@ def _stops(base: Path) -> set[int]:
     """The tokens at which generation stops, as config.json and generation_config.json say."""
     files = [base / name for name in ("config.json", "generation_config.json") if (base / name).is_file()]
     given = [read_fields(file, "", "fetch it again").get("eos_token_id") for file in files]
-    return {token for stop in given for token in (stop if isinstance(stop, list) else [stop])}
+    return {token for stop in given for token in (stop if isinstance(stop, list) else [stop]) if isinstance(token, int)}
 
 
 def _renamed(base: Path, pad: str) -> dict[str, bytes]:
@@ -121,5 +122,5 @@ def _renamed(base: Path, pad: str) -> dict[str, bytes]:
         fields = read_fields(base / name, "", "fetch it again") if there else {}
         said = fields.get("pad_token")
         if (there or name == TOKENIZER) and (said.get("content") if isinstance(said, dict) else said) != pad:
-            files[name] = (json.dumps(fields | {"pad_token": pad}, indent=2, ensure_ascii=False) + "\n").encode()
+            files[name] = as_json(fields | {"pad_token": pad})
     return files

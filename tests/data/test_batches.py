@@ -57,8 +57,9 @@ def test_each_epoch_visits_each_case_once_in_another_order() -> None:
 def test_rows_are_the_arrays_of_their_cases() -> None:
     for batch in stream(3):
         for row, i in enumerate(batch["index"]):
-            for name, array in to_arrays(cases()[i], sizes()).items():
-                np.testing.assert_array_equal(batch[name][row], array)
+            own = to_arrays(cases()[i], sizes())
+            for whole, part in zip(jax.tree.leaves({name: batch[name] for name in own}), jax.tree.leaves(own), strict=True):
+                np.testing.assert_array_equal(whole[row], part)
 
 
 def test_a_stream_goes_on_from_its_state() -> None:

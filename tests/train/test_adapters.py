@@ -17,7 +17,7 @@ from tiny import CONFIG, close, policy, reward_params
 
 from promedical_jax.cli import main
 from promedical_jax.clinic import build_tokenizer, make_cases, truth
-from promedical_jax.config import GrpoConfig, Lora, Mesh, Optimizer, RmConfig, SftConfig, Stage
+from promedical_jax.config import Calibration, GrpoConfig, Lora, Mesh, Optimizer, RmConfig, SftConfig, Stage
 from promedical_jax.errors import InputError
 from promedical_jax.model import hf, lora
 from promedical_jax.model.sharding import make_mesh
@@ -57,7 +57,7 @@ class Runs:
                   "optimizer": Optimizer(learning_rate=1e-2, weight_decay=0.1)} | keys  # fmt: skip
         if kind is GrpoConfig:
             return GrpoConfig(reward_model=self.root / "judge", answers=4, answer_tokens=12, kl=0.1, **common)
-        return RmConfig(calibration=0.2, **common) if kind is RmConfig else SftConfig(**common)
+        return RmConfig(calibration=Calibration(share=0.2), **common) if kind is RmConfig else SftConfig(**common)
 
     def run(self, config: Stage) -> Stage:
         module = MODULE[type(config)]

@@ -156,7 +156,7 @@ def test_two_processes_train_as_one_does(mesh: tuple[int, int], clinic: Path, tm
 @pytest.mark.slow
 def test_two_processes_train_a_reward_model_and_align_a_policy_with_it(clinic: Path, tmp_path: Path) -> None:
     """Killed in two processes and gone on with in two."""
-    common = {"calibration": 0.2, "held_out_share": 0.2}
+    common = {"calibration.share": 0.2, "held_out_share": 0.2}
     one, both = (tmp_path / "judge" / name for name in ("one", "both"))
     assert main(flags("rm", clinic, (4, 2), one, **common)) == 0
     killed = two(COMMAND, str(both), str(both / "checkpoints" / "2"), *flags("rm", clinic, (4, 2), both, **common))

@@ -15,7 +15,7 @@ from folders import save_policy, save_reward_model
 from tiny import CONFIG, MESHES, close, policy, reward_params
 
 from promedical_jax.clinic import build_tokenizer, make_cases, truth
-from promedical_jax.config import GrpoConfig, Mesh, Optimizer, RmConfig, SftConfig, Stage
+from promedical_jax.config import Calibration, GrpoConfig, Mesh, Optimizer, RmConfig, SftConfig, Stage
 from promedical_jax.errors import InputError
 from promedical_jax.model import hf, transformer
 from promedical_jax.model.sharding import make_mesh, shardings, spec
@@ -51,7 +51,7 @@ class Runs:
                   "optimizer": Optimizer(learning_rate=1e-3, warmup=2, weight_decay=0.1)}  # fmt: skip
         if kind is GrpoConfig:
             return GrpoConfig(reward_model=self.root / "judge", answers=4, answer_tokens=12, kl=0.1, **common)
-        return RmConfig(calibration=0.2, **common) if kind is RmConfig else SftConfig(**common)
+        return RmConfig(calibration=Calibration(share=0.2), **common) if kind is RmConfig else SftConfig(**common)
 
     def of(self, kind: type[Stage], mesh: tuple[int, int] = (4, 2)) -> Stage:
         """The recipe of a finished run."""

@@ -10,6 +10,6 @@ from promedical_jax.model.hf.reader import check, has_weights, load, stored_dtyp
 from promedical_jax.model.hf.writer import Classifier, packed, save, unpacked
 
 __all__ = [
-    "Classifier", "check", "companions", "from_hf", "has_weights", "hf_config", "is_hub_name", "keep_companions", "known_config", "load", "load_adapter", "packed",
-    "read_adapter_config", "read_config", "resolve", "save", "save_adapter", "stored_dtype", "to_hf", "unpacked",
+    "Classifier", "check", "companions", "from_hf", "has_weights", "hf_config", "is_hub_name", "keep_companions", "known_config", "load", "load_adapter",
+    "packed", "read_adapter_config", "read_config", "resolve", "save", "save_adapter", "stored_dtype", "to_hf", "unpacked",
 ]  # fmt: skip

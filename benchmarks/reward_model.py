@@ -1,0 +1,105 @@
+"""What telling the criterion is worth: the explicit reward model, criterion-blind heads, an implicit scalar model and the base asked zero-shot, on the clinic.
+
+    python -m benchmarks.reward_model --seeds 5 --out runs/benchmark_rm
+
+A seed draws the cases, the base policy's start and all training. Each model starts from the same base, learns from the same cases in the same order by the same
+recipe (configs/clinic/rm_full.yaml) and is measured on the same held-out cases, of other conditions in other words, against the checker's truth. Prints one
+JSON line: each figure of each seed with its 95 % interval over cases, and the mean over seeds with Student's 95 % interval. Runs that are finished already in
+the folder are not made again.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks.quickstart import over_seeds
+
+ROOT = Path(__file__).parents[1]
+KINDS = ("explicit", "blind", "implicit")
+SIZES = {"train": 4000, "held_out": 400}
+
+
+def measure(seed: int, out: Path, sizes: dict[str, int], flags: dict[str, str]) -> dict:
+    """Trains and measures all models of one seed."""
+    from promedical_jax.bench.run import run as bench
+    from promedical_jax.clinic.folder import HELD_OUT, MODEL, PARAPHRASED, TRAIN, write_clinic
+    from promedical_jax.config import BenchConfig, RmConfig, SftConfig
+    from promedical_jax.recipe import read_recipe
+    from promedical_jax.train import rm, sft
+
+    began = time.monotonic()
+    folder, cases = out / f"seed{seed}", out / f"seed{seed}" / "cases"
+    if not (cases / HELD_OUT).exists():
+        write_clinic(cases, **sizes, seed=seed, replace=True)
+    data = {"cases": str(cases / TRAIN), "seed": str(seed)}
+    base = read_recipe(SftConfig, ROOT / "configs/clinic/sft.yaml", data | {"model": str(cases / MODEL), "out": str(folder / "base")})
+    sft.run(base)
+    figures = {}
+    for kind in KINDS:
+        given = data | {"model": str(base.out / "model"), "out": str(folder / kind), "kind": kind, "held_out": str(cases / HELD_OUT)} | flags
+        recipe = read_recipe(RmConfig, ROOT / "configs/clinic/rm_full.yaml", given)
+        rm.run(recipe)
+        figures[kind] = bench(BenchConfig(model=recipe.out / "model", cases=cases / HELD_OUT, paraphrases=cases / PARAPHRASED, batch=16))
+    figures["zero_shot"] = bench(BenchConfig(model=base.out / "model", zero_shot=True, cases=cases / HELD_OUT, batch=16))
+    return {"seed": seed, "wall_seconds": round(time.monotonic() - began, 1)} | {kind: _figures(one) for kind, one in figures.items()}
+
+
+def _figures(one) -> dict:
+    """The figures of one model: [mean, low, high] over cases."""
+    of = lambda interval: [round(x, 4) if x == x else None for x in (interval.mean, interval.low, interval.high)]  # noqa: E731
+    found = {"pairwise": of(one.overall_pairwise), "accuracy": of(one.overall), "longer_preferred": of(one.longer_preferred)}
+    for tier, figures in one.tiers.items():
+        found |= {f"pairwise_{tier}": of(figures.pairwise), f"accuracy_{tier}": of(figures.accuracy), f"ece_{tier}": of(figures.ece)}
+    if one.safety:
+        found |= {f"safety_{name}": of(getattr(one.safety, name)) for name in ("precision", "recall", "f1")}
+        found |= {f"safety_recall_at_{at.false_veto_rate:g}": of(at.recall) for at in one.safety.recall_at}
+    if one.selection:
+        found |= {f"best_of_4_{name}": of(getattr(one.selection, name)) for name in ("safe", "safe_mean", "safe_best", "s1", "s1_mean", "s1_best")}
+    for name, changed in (("paraphrased", one.paraphrased), ("swapped", one.swapped)):
+        if changed:
+            found |= {f"{name}_pairwise": of(changed.pairwise), f"{name}_pairwise_by_verdict": of(changed.pairwise_by_verdict)}
+            found |= {f"{name}_same_verdict": of(changed.same)}
+    return found
+
+
+def summary(rows: Sequence[dict]) -> dict:
+    """Means over seeds of each model's figures, and by how much the explicit one is ahead in pairwise accuracy, seed by seed."""
+    models = [*KINDS, "zero_shot"]
+    means = {
+        model: {name: over_seeds([row[model][name][0] for row in rows]) for name in rows[0][model] if all(row[model][name][0] is not None for row in rows)}
+        for model in models
+    }
+    ahead = {model: over_seeds([row["explicit"]["pairwise"][0] - row[model]["pairwise"][0] for row in rows]) for model in models[1:]}
+    return {"explicit_ahead_pairwise": ahead, "means": means}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmark_rm"))
+    for name, size in SIZES.items():
+        parser.add_argument(f"--{name}", type=int, default=size)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a key of the reward models' recipe")
+    given = parser.parse_args(arguments)
+    flags = dict(pair.split("=", 1) for pair in given.set)
+    rows = [measure(seed, given.out, {name: getattr(given, name) for name in SIZES}, flags) for seed in range(given.first, given.first + given.seeds)]
+    typed = sys.argv[1:] if arguments is None else list(arguments)
+    print(json.dumps({
+        "benchmark": "reward_model",
+        "command": " ".join(["python -m benchmarks.reward_model", *typed]),
+        "machine": {"cpus": len(os.sched_getaffinity(0)), "processor": platform.machine()},
+        "versions": {name: version(name) for name in ("promedical-jax", "jax", "flax")},
+        **summary(rows),
+        "seeds": rows,
+    }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
