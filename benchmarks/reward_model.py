@@ -3,7 +3,7 @@
     python -m benchmarks.reward_model --seeds 5 --out runs/benchmark_rm
 
 A seed draws the cases, the base policy's start and all training. Each model starts from the same base, learns from the same cases in the same order by the same
-recipe (configs/clinic/rm_full.yaml) and is measured on the same held-out cases, of other conditions in other words, against the checker's truth. Prints one
+recipe (configs/clinic_full/rm.yaml) and is measured on the same held-out cases, of other conditions in other words, against the checker's truth. Prints one
 JSON line: each figure of each seed with its 95 % interval over cases, and the mean over seeds with Student's 95 % interval. Runs that are finished already in
 the folder are not made again.
 """
@@ -43,7 +43,7 @@ def measure(seed: int, out: Path, sizes: dict[str, int], flags: dict[str, str]) 
     figures = {}
     for kind in KINDS:
         given = data | {"model": str(base.out / "model"), "out": str(folder / kind), "kind": kind, "held_out": str(cases / HELD_OUT)} | flags
-        recipe = read_recipe(RmConfig, ROOT / "configs/clinic/rm_full.yaml", given)
+        recipe = read_recipe(RmConfig, ROOT / "configs/clinic_full/rm.yaml", given)
         rm.run(recipe)
         figures[kind] = bench(BenchConfig(model=recipe.out / "model", cases=cases / HELD_OUT, paraphrases=cases / PARAPHRASED, batch=16))
     figures["zero_shot"] = bench(BenchConfig(model=base.out / "model", zero_shot=True, cases=cases / HELD_OUT, batch=16))

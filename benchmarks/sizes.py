@@ -15,13 +15,18 @@ SHAPES = {"cases": "B, instructions", "prompt": "P, tokens of an instruction", "
           "criteria": "K, criteria of an answer", "criterion": "C, tokens of a criterion"}  # fmt: skip
 
 
-def parse(description: str, arguments: Sequence[str] | None, **defaults: int) -> argparse.Namespace:
-    """The shapes that `defaults` names, as flags, and those of every benchmark: --width --depth --vocab, or --model; --dtype, --times, --seed, --out."""
+def parse(description: str, arguments: Sequence[str] | None, paths: Mapping[str, str] | None = None, /, **defaults: int) -> argparse.Namespace:
+    """The shapes that `defaults` names, as flags, and those of every benchmark: --width --depth --vocab, or --model; --dtype, --times, --seed, --out.
+
+    `paths`: further flags that name a path, with their help.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in defaults.items():
         words = name.replace("_", " ")
         help_ = f"{SHAPES.get(name, words)} (default {value})"
         parser.add_argument("--" + words.replace(" ", "-"), type=_positive if value else int, default=value, help=help_)
+    for name, help_ in (paths or {}).items():
+        parser.add_argument(f"--{name}", type=Path, help=help_)
     parser.add_argument("--width", type=_positive, default=512, help="D, a multiple of 64: heads of 64, one KV head for two of them, feed-forward of 3 D")
     parser.add_argument("--depth", type=_positive, default=8, help="layers")
     parser.add_argument("--vocab", type=_positive, default=4096)

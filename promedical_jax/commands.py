@@ -89,7 +89,7 @@ def _show_accuracy(config: RmConfig, held_out: Path | None) -> None:
         from promedical_jax.bench.run import run
 
         same = {"batch": config.batch, "dtype": config.dtype, "mesh": config.mesh, "shapes": config.shapes, "long": config.long}
-        run(BenchConfig(model=config.out / "model", cases=held_out, out=config.out / "evaluation.json", **same))
+        run(BenchConfig(model=config.out / "model", cases=held_out, out=config.out / "evaluation.json", report=config.out / "evaluation.html", **same))
     _show_model(config, held_out)
 
 

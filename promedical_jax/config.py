@@ -127,6 +127,7 @@ class RmConfig(Stage):
     pair_weight: Rate = Field(1.0, description="weight of the pairwise loss")
     verdict_weight: Rate = Field(1.0, description="weight of the loss on single verdicts, without which scores have no zero")
     ties: Literal["none", "davidson", "rao_kupper"] = Field("none", description=TIES)
+    foreign: Annotated[int, Field(ge=0)] = Field(0, description="criteria of other cases lent to each training case, as ones that no answer meets")
     raters: RaterWeights = RaterWeights()
     calibration: Calibration = Calibration()
     long: Long = Long()

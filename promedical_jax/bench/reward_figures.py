@@ -295,4 +295,3 @@ def _recall_at(suspicion: np.ndarray, violated: np.ndarray, rate: float) -> Inte
 
 def _share(points: Sequence[np.ndarray]) -> Interval:
     return bootstrap_ratio([x.sum() for x in points], [len(x) for x in points])
-

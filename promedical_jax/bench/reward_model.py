@@ -41,7 +41,7 @@ def evaluate(judge: RewardJudge, cases: Sequence[Encoded], paraphrases: Sequence
     truth = [score(case.case.rubric.criteria, satisfied_matrix(case.case)) for case in cases]
     original = [case.case for case in cases]
     return RewardModelFigures(
-        kind=judge.model.kind,
+        kind=judge.name,
         tiers=tiers,
         overall=accuracy,
         overall_majority=majority,

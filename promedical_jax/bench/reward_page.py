@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from promedical_jax.atomic import replacing
-from promedical_jax.bench.intervals import Interval
+from promedical_jax.bench.intervals import NOTHING, Interval
 from promedical_jax.bench.parts import NOTHING_BELOW, SCALE, between, cell, change, document
 from promedical_jax.bench.reward_figures import RewardModelFigures, TierFigures
 from promedical_jax.bench.svg import interval_track, percent, reliability
@@ -76,7 +76,7 @@ def _diagrams(figures: RewardModelFigures) -> str:
     drawn = "".join(reliability(tier.value.capitalize(), _calibration(one), one.reliability) for tier, one in figures.tiers.items())
     about = (
         "Across: the probability with which a criterion is said to hold. Upwards: how often it does. On the dashed line the two agree; a bar is what they are "
-        "apart, and a dot is larger where more judgements lie. ECE is the mean length of a bar."
+        "apart, and a dot is larger where more judgements lie. ECE is the mean length of a bar, over judgements."
     )
     return f'<h3>Are its probabilities true?</h3><p>{about}</p><div class="charts">{drawn}</div>' if drawn else ""
 
@@ -86,20 +86,19 @@ def _calibration(one: TierFigures) -> str:
 
 
 def _pairs(figures: RewardModelFigures) -> str:
-    rows = [(tier.value.capitalize(), one.pairs, one.pairwise, one.pairwise_by_verdict, one.ece) for tier, one in figures.tiers.items()]
-    nothing = Interval(float("nan"), float("nan"), float("nan"))
-    rows.append(("All", sum(one.pairs for one in figures.tiers.values()), figures.overall_pairwise, nothing, nothing))
+    rows = [(tier.value.capitalize(), one.pairs, one.pairwise, one.pairwise_by_verdict) for tier, one in figures.tiers.items()]
+    rows.append(("All", sum(one.pairs for one in figures.tiers.values()), figures.overall_pairwise, NOTHING))
     body = "".join(
         f"<tr{' class=total' if name == 'All' else ''}><td>{name}<span>{count:,} pairs</span></td>{cell('By score', by_score, css='new')}"
-        f"{cell('By verdict', by_verdict)}{cell('ECE', ece, share=False)}"
+        f"{cell('By verdict', by_verdict)}"
         f'<td class="picture">{interval_track(by_score, tick=EVEN, label=f"{name}: pairs right {_spoken(by_score)}")}</td></tr>'
-        for name, count, by_score, by_verdict, ece in rows
+        for name, count, by_score, by_verdict in rows
     )
     return (
         "<h3>Does it put the right answer first?</h3>"
         "<p>Pairs of answers on which the raters differ: how often the one of which a criterion’s text holds is put above the other. Ties count half.</p>"
         f"{_key('even')}"
-        '<div class="card"><table class="figures pairs"><thead><tr><th>Tier</th><th>By score</th><th>By verdict</th><th>ECE</th>'
+        '<div class="card"><table class="figures pairs"><thead><tr><th>Tier</th><th>By score</th><th>By verdict</th>'
         f'<th class="picture">{SCALE}</th></tr></thead><tbody>{body}</tbody></table></div>'
     )
 
@@ -123,10 +122,11 @@ def _rows(figures: RewardModelFigures) -> Iterator[Row]:
         yield Row("Violations rightly called", "precision, of all that it calls one", safety.precision)
         yield Row("F1 of violations", "harmonic mean of the two", safety.f1)
         for at in safety.recall_at:
-            yield Row(f"Violations found at {percent(at.false_veto_rate)} false vetoes", "where so large a share of the harmless is called one; exact bounds", at.recall)
+            what = f"Violations found at {percent(at.false_veto_rate)} false vetoes"
+            yield Row(what, "where so large a share of the harmless is called one; exact bounds", at.recall)
     if best := figures.selection:
-        for what, picked, mean, top in (("is safe", best.safe, best.safe_mean, best.safe_best), ("has S1", best.s1, best.s1_mean, best.s1_best)):
-            yield Row(f"The answer that it picks {what}", f"a mean answer {percent(mean.mean, 1)}, the best there is {percent(top.mean, 1)}", picked)
+        yield Row("Picked answer is safe", f"the best of a case by its scores; {_beside(best.safe_mean, best.safe_best)}", best.safe)
+        yield Row("S1 of the picked answer", _beside(best.s1_mean, best.s1_best), best.s1)
     yield Row("Longer answer scored higher", "of pairs on which the raters agree; even is no bias", figures.longer_preferred, EVEN)
     if said := figures.paraphrased:
         yield Row("Verdicts that stay in other words", "criteria paraphrased", said.same)
@@ -134,6 +134,10 @@ def _rows(figures: RewardModelFigures) -> Iterator[Row]:
     if said := figures.swapped:
         yield Row("Pairs right by another case’s criteria", "by score; who reads the criterion has nothing to go by, and comes out even", said.pairwise, EVEN)
         yield Row("Pairs right by another case’s criteria", "by verdict", said.pairwise_by_verdict, EVEN)
+
+
+def _beside(mean: Interval, best: Interval) -> str:
+    return f"a mean answer {percent(mean.mean, 1)}, the best there is {percent(best.mean, 1)}"
 
 
 def _key(tick: str) -> str:

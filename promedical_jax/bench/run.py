@@ -18,6 +18,7 @@ from promedical_jax.cluster import chief, join
 from promedical_jax.config import BenchConfig, Shapes
 from promedical_jax.data import long
 from promedical_jax.data.encode import Encoded, measure
+from promedical_jax.data.foreign import general_texts
 from promedical_jax.data.load import answers_only, encode_file, load_tokenizer
 from promedical_jax.errors import InputError
 from promedical_jax.model import hf, transformer
@@ -68,7 +69,8 @@ def _reward_model(config: BenchConfig, folder: Path) -> RewardModelFigures:
         Console(stderr=True, quiet=not chief()).print(long.sentence(over, len(every), str(config.cases), action, None), soft_wrap=True)
     check_tree("the reward model", judge.model.params["backbone"], judge.model.config, compute)
     paraphrases = read_cases(config.paraphrases) if config.paraphrases else None
-    return evaluate(judge, cases, paraphrases, foreign if _of_the_clinic(cases) else lambda *_: True)
+    general = general_texts([case.case for case in cases])
+    return evaluate(judge, cases, paraphrases, foreign if _of_the_clinic(cases) else lambda _, criterion, __: criterion.text not in general)
 
 
 def _of_the_clinic(cases: Sequence[Encoded]) -> bool:

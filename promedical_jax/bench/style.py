@@ -114,7 +114,7 @@ section > .about { color: var(--soft); max-width: 44em; margin: 10px 0 26px; }
 .plot circle { fill: var(--aligned); } .plot circle.side { fill: var(--side); } .plot circle.truth { fill: var(--ink); } .plot circle.raw { opacity: .4; }
 
 section > h3 { margin-top: 40px; } section > h3 + p { color: var(--soft); font-size: .93rem; max-width: 50em; margin: 2px 0 16px; }
-@media (min-width: 761px) { .figures.pairs tr > :nth-child(4) { width: 14%; } .figures.details tr > :first-child { width: 46%; } }
+@media (min-width: 761px) { .figures.pairs tr > :nth-child(4) { width: 33%; } .figures.details tr > :first-child { width: 50%; } }
 .reliability .even { stroke: var(--soft); stroke-width: 1.4; stroke-dasharray: 4 3.5; }
 .reliability .gap { stroke: var(--aligned); stroke-width: 3; opacity: .28; } .reliability .dot { fill: var(--aligned); }
 

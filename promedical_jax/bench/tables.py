@@ -32,7 +32,7 @@ def print_policy(figures: PolicyFigures, console: Console) -> None:
 
 
 def print_accuracy(figures: RewardModelFigures, console: Console) -> None:
-    """A reward model on held-out cases: are its verdicts right, beside the majority class; are pairs; are probabilities true ones; and what it is sensitive to."""
+    """A reward model on held-out cases: are its verdicts right, beside the majority class; its pairs; its probabilities; and what is it sensitive to."""
     pointwise = _table(f"{figures.kind} reward model, held-out verdicts", "tier", "verdicts", "majority", "accuracy", "gain")
     pairwise = _table("pairs of answers, and probabilities", "tier", "pairs", "right", "ECE")
     for tier, one in figures.tiers.items():
@@ -55,10 +55,10 @@ def _details(figures: RewardModelFigures) -> list[tuple[str, str]]:
     rows = []
     if safety := figures.safety:
         rows += [(f"{name} of violations", _share(value)) for name, value in (("precision", safety.precision), ("recall", safety.recall), ("F1", safety.f1))]
-        rows += [(f"recall at {at.false_veto_rate:.0%} false vetoes, exact", _share(at.recall)) for at in safety.recall_at]
+        rows += [(f"recall at {100 * at.false_veto_rate:g} % false vetoes, exact", _share(at.recall)) for at in safety.recall_at]
     if best := figures.selection:
-        rows += [("best of a case's answers is safe", _share(best.safe)), ("  a mean answer", _share(best.safe_mean)), ("  the best there is", _share(best.safe_best))]
-        rows += [("best of a case's answers, S1", _share(best.s1)), ("  a mean answer", _share(best.s1_mean)), ("  the best there is", _share(best.s1_best))]
+        for name, picked, mean, top in (("is safe", best.safe, best.safe_mean, best.safe_best), ("has S1", best.s1, best.s1_mean, best.s1_best)):
+            rows += [(f"best of a case's answers {name}", _share(picked)), ("  a mean answer", _share(mean)), ("  the best there is", _share(top))]
     rows.append(("longer one scored higher, of equals", _share(figures.longer_preferred)))
     if said := figures.paraphrased:
         rows += [("other words: verdicts that stay", _share(said.same)), ("  pairs right", _share(said.pairwise))]

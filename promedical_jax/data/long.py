@@ -71,10 +71,11 @@ def write_list(path: Path, found: Sequence[TooLong], action: str) -> None:
 
 def refusal(found: Sequence[TooLong], count: int, where: str, long: Long) -> str:
     worst = max(found, key=lambda one: one.tokens / one.limit)
+    article = "an" if worst.part == "answer" else "a"
     return (
-        f"{where}: {len(found)} of {count} cases have a {worst.part} or another part longer than shapes allow (case {worst.case!r} has {worst.tokens} tokens, "
-        f"shapes.{worst.part} is {worst.limit}), and long.share allows {long.share:g}; set shapes.{worst.part} to {worst.tokens} or more, raise long.share, "
-        "or take these cases out"
+        f"{where}: {len(found)} of {count} cases have {article} {worst.part} or another part longer than shapes allow "
+        f"(case {worst.case!r} has {worst.tokens} tokens, shapes.{worst.part} is {worst.limit}), and long.share allows {long.share:g}; "
+        f"set shapes.{worst.part} to {worst.tokens} or more, raise long.share, or take these cases out"
     )
 
 

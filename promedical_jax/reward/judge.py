@@ -53,6 +53,12 @@ class RewardJudge:
     batch: int = 8
     compute: Compute = FLOAT32
     shapes: Shapes = AS_THEY_ARE  # what is longer is cut to this
+    zero_shot: bool = False
+
+    @property
+    def name(self) -> str:
+        """What it is, in a word."""
+        return "zero-shot" if self.zero_shot else self.model.kind
 
     def read(self, case: Case, texts: Sequence[str] | None = None) -> Encoded:
         """A case, with its own answers or these, as the model reads it."""
@@ -78,7 +84,8 @@ class RewardJudge:
             return []
         sizes, n = roomy(measure(cases, AS_THEY_ARE, "cases")), parts(self.mesh, "batch")
         with jax.set_mesh(self.mesh):
-            done = list(score_cases(self.model.params, self.model.config, cases, sizes, -(-self.batch // n) * n, self.compute))
+            batch = -(-min(self.batch, len(cases)) // n) * n  # a few cases are not filled up to a whole batch
+            done = list(score_cases(self.model.params, self.model.config, cases, sizes, batch, self.compute))
         for case, scores in zip(cases, done, strict=True):
             if not np.isfinite(scores).all():
                 raise InputError(f"case {case.case.id!r}: a score of the reward model is no finite number; its weights are damaged, or too large for its type")

@@ -45,7 +45,7 @@ def open_zero_shot(folder: Path, mesh: jax.sharding.Mesh, batch: int = 8, dtype:
     def tell(text: str) -> list[int]:
         return [*before, *encode_text(QUESTION.format(text), tokenizer), *after]
 
-    return RewardJudge(model, lambda case, texts=None: encode(case, tokenizer, texts, tell=tell), mesh, batch, Compute(dtype), shapes)
+    return RewardJudge(model, lambda case, texts=None: encode(case, tokenizer, texts, tell=tell), mesh, batch, Compute(dtype), shapes, zero_shot=True)
 
 
 def _heads(backbone: Any, yes: int, no: int) -> dict[str, jax.Array]:

@@ -100,8 +100,10 @@ class Rubric(Record):
 
 
 class Answer(Record):
+    """`text` may be empty: a policy may have said nothing, and that too can be judged."""
+
     id: Text
-    text: Text
+    text: str
     source: Text | None = None
 
 

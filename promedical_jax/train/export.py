@@ -140,7 +140,8 @@ def _kind(checkpoint: Path, recipe: Stage | None, heads: int) -> Kind:
         return "implicit" if heads == 1 else "explicit"
     if head_count(kind) != heads:
         file = CALIBRATION if recipe is None else "recipe.yaml"
-        raise InputError(f"{checkpoint}: holds {heads} heads, and {file} says {kind}, a kind with {head_count(kind)}; the two do not belong together")
+        what = f"the number of its heads is {heads}, and of the {kind} kind, which {file} names, it is {head_count(kind)}"
+        raise InputError(f"{checkpoint}: {what}; the two do not belong together")
     return kind
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from promedical_jax.config import RmConfig
 from promedical_jax.data.encode import Encoded, Sizes, measure
+from promedical_jax.data.foreign import with_foreign
 from promedical_jax.data.load import answers_only, encode_file
 from promedical_jax.data.long import TooLong, fit
 from promedical_jax.errors import InputError
@@ -32,6 +33,8 @@ def split(config: RmConfig, tokenizer: Any, cases: list[Encoded] | None = None) 
         raise InputError("pair_weight and verdict_weight are both 0, and nothing would be learned; raise one of them")
     if config.kind == "implicit" and not config.pair_weight:
         raise InputError("pair_weight is 0, and an implicit reward model learns from pairs alone; raise it")
+    if config.foreign and config.kind != "explicit":
+        raise InputError(f"foreign is {config.foreign}, and a reward model of kind {config.kind} is told no criterion; set foreign to 0")
     too_long = []
 
     def judged(path: Path, read: list[Encoded] | None = None) -> list[Encoded]:
@@ -50,6 +53,8 @@ def split(config: RmConfig, tokenizer: Any, cases: list[Encoded] | None = None) 
     shares = [round(config.held_out_share * len(train)), max(1, round(config.calibration.share * len(train)))]
     kept, apart, train = ([train[i] for i in part] for part in np.split(order, np.cumsum(shares)))
     held_out = kept or held_out
+    if config.foreign:
+        train = with_foreign(train, config.foreign, config.seed)
     sizes = measure([*train, *apart, *held_out], config.shapes, str(config.cases))
     if config.epochs:
         config = config.model_copy(update={"steps": max(-(-config.epochs * len(train) // config.batch), 1)})

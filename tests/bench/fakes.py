@@ -1,12 +1,13 @@
 """A made-up report and made-up curves, for the tests of the pages."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from promedical_jax.bench import Example, ExampleAnswer, Interval, PolicyFigures, Report, RewardModelFigures
+from promedical_jax.bench.reward_figures import Bin, Changed, RecallAt, SafetyFigures, SelectionFigures, TierFigures
 from promedical_jax.rubric.case import Case, Criterion, Message, Polarity, Rubric, Tier, Verdict
 
 MET, UNMET, ABSTAIN = Verdict.MET, Verdict.UNMET, Verdict.ABSTAIN
@@ -44,19 +45,59 @@ EXAMPLE = Example.of(
     aligned_verdicts=[MET, MET, MET, MET, MET, MET, UNMET, UNMET],
 )
 
+
+def around(mean: float, half: float) -> Interval:
+    return Interval(mean, max(mean - half, 0.0), min(mean + half, 1.0))
+
+
+def tier_figures(count: int, abstained: int, majority: float, accuracy: Interval, pairwise: Interval, bins: Sequence[tuple[float, float, int]]) -> TierFigures:
+    return TierFigures(
+        count=count, abstained=abstained, majority=majority, accuracy=accuracy, pairs=2 * count, pairwise=pairwise, pairwise_by_verdict=around(0.93, 0.012),
+        ece=Interval(0.0214, 0.0152, 0.0301), brier=Interval(0.0441, 0.0372, 0.0514),
+        reliability=tuple(Bin(probability=p, truth=y, count=n) for p, y, n in bins),
+    )  # fmt: skip
+
+
+BINS = ((0.021, 0.034, 1204), (0.148, 0.17, 122), (0.252, 0.31, 40), (0.447, 0.38, 61), (0.751, 0.69, 144), (0.982, 0.964, 1300))
 REWARD_MODEL = RewardModelFigures(
-    accuracy={Tier.PROFICIENCY: Interval(0.941, 0.928, 0.953), Tier.EXCELLENCE: Interval(0.987, 0.974, 0.996), Tier.SAFETY: Interval(0.962, 0.945, 0.977)},
-    majority={Tier.PROFICIENCY: 0.548, Tier.EXCELLENCE: 0.612, Tier.SAFETY: 0.794},
-    counts={Tier.PROFICIENCY: 2871, Tier.EXCELLENCE: 1204, Tier.SAFETY: 1962},
+    tiers={
+        Tier.PROFICIENCY: tier_figures(2871, 0, 0.548, Interval(0.941, 0.928, 0.953), around(0.972, 0.008), BINS),
+        Tier.EXCELLENCE: tier_figures(1204, 0, 0.612, Interval(0.987, 0.974, 0.996), around(1.0, 0.019), ((0.0, 0.0, 467), (1.0, 1.0, 737))),
+        Tier.SAFETY: tier_figures(1962, 1034, 0.794, Interval(0.962, 0.945, 0.977), around(0.981, 0.007), BINS[:4]),
+    },
     overall=Interval(0.957, 0.949, 0.965),
     overall_majority=0.578,
-)
+    overall_pairwise=Interval(0.978, 0.971, 0.984),
+    safety=SafetyFigures(
+        violations=404,
+        precision=around(0.917, 0.033),
+        recall=around(0.886, 0.041),
+        f1=around(0.901, 0.029),
+        recall_at=tuple(RecallAt(false_veto_rate=rate, recall=around(mean, 0.04)) for rate, mean in ((0.01, 0.713), (0.05, 0.921), (0.1, 1.0))),
+    ),
+    longer_preferred=around(0.532, 0.021),
+    selection=SelectionFigures(
+        cases=200, safe=around(0.955, 0.029), safe_mean=around(0.476, 0.03), safe_best=around(0.985, 0.017), s1=around(0.861, 0.028),
+        s1_mean=around(0.548, 0.019), s1_best=around(1.0, 0.019),
+    ),
+    paraphrased=Changed(count=5870, same=around(0.964, 0.009), moved=around(0.04, 0.006), pairwise=around(0.951, 0.01), pairwise_by_verdict=around(0.92, 0.01)),
+    swapped=Changed(count=5210, same=around(0.671, 0.02), moved=around(0.33, 0.02), pairwise=around(0.523, 0.024), pairwise_by_verdict=around(0.501, 0.004)),
+    n_cases=200,
+    n_answers=800,
+    split=1234,
+)  # fmt: skip
+UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
+
+
+def implicit() -> RewardModelFigures:
+    """The figures of a model that gives no verdicts."""
+    none = {"accuracy": UNKNOWN, "pairwise_by_verdict": UNKNOWN, "ece": UNKNOWN, "brier": UNKNOWN, "reliability": (), "abstained": 0}
+    tiers = {tier: one.model_copy(update=none) for tier, one in REWARD_MODEL.tiers.items()}
+    update = {"kind": "implicit", "tiers": tiers, "overall": UNKNOWN, "safety": None, "paraphrased": None, "swapped": None}
+    return REWARD_MODEL.model_copy(update=update)
 
 
 def figures(s1: float, s2: float, safe: float, length: float) -> PolicyFigures:
-    def around(mean: float, half: float) -> Interval:
-        return Interval(mean, mean - half, min(mean + half, 1.0))
-
     return PolicyFigures(
         s1=around(s1, 0.031), s2=around(s2, 0.042), safe=around(safe, 0.045), length=Interval(length, length - 1.2, length + 1.1), n_cases=200, n_answers=800
     )

@@ -5,14 +5,13 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from fakes import EXAMPLE, REPORT
+from fakes import EXAMPLE, REPORT, UNKNOWN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from promedical_jax.bench import Interval, Report
 from promedical_jax.bench.html import page
 
-UNKNOWN = Interval(math.nan, math.nan, math.nan)
 VOID = {"meta", "link", "br"}
 
 

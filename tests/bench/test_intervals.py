@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
-from promedical_jax.bench.intervals import Interval, bootstrap, bootstrap_ratio, wilson
+from promedical_jax.bench.intervals import Interval, bootstrap, bootstrap_of, bootstrap_ratio, clopper_pearson, wilson
 
 shares = st.lists(st.floats(0, 1), min_size=1, max_size=30)
 
@@ -35,7 +36,8 @@ def test_wilson_refuses_more_successes_than_trials() -> None:
 
 
 def test_nothing_measured_is_nan() -> None:
-    for interval in (wilson(0, 0), bootstrap([]), bootstrap([math.nan, math.nan]), bootstrap_ratio([0, 0], [0, 0])):
+    shares_of_nothing = wilson(0, 0), clopper_pearson(0, 0), bootstrap_ratio([0, 0], [0, 0])
+    for interval in (*shares_of_nothing, bootstrap([]), bootstrap([math.nan, math.nan]), bootstrap_of([], share), bootstrap_of([[0, 0]], share)):
         assert all(math.isnan(value) for value in interval.as_dict().values())
 
 
@@ -88,3 +90,57 @@ def test_a_ratio_weighs_judgements_and_resamples_cases() -> None:
 def test_bootstrap_wants_one_value_per_case(values: object) -> None:
     with pytest.raises(ValueError, match="one entry per case"):
         bootstrap(values)  # type: ignore[arg-type]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_exact_bounds_are_scipys(drawn: tuple[int, int]) -> None:
+    interval, wanted = clopper_pearson(*drawn), binomtest(*drawn).proportion_ci(0.95, method="exact")
+    assert (interval.mean, interval.low, interval.high) == pytest.approx((drawn[0] / drawn[1], wanted.low, wanted.high))
+    assert interval.low <= interval.mean <= interval.high
+
+
+@pytest.mark.parametrize(("successes", "low", "high"), [(0, 0.0, 1 - 0.025**0.1), (10, 0.025**0.1, 1.0)])
+def test_exact_bounds_of_none_and_of_all(successes: int, low: float, high: float) -> None:
+    assert clopper_pearson(successes, 10) == Interval(successes / 10, pytest.approx(low), pytest.approx(high))  # (alpha / 2) ** (1 / n), by hand
+
+
+@pytest.mark.parametrize(("successes", "n"), [(3, 2), (-1, 2), (0, -1)])
+def test_exact_bounds_refuse_more_successes_than_trials(successes: int, n: int) -> None:
+    with pytest.raises(ValueError, match="between 0 and n"):
+        clopper_pearson(successes, n)
+
+
+def share(sums: np.ndarray) -> float:
+    return float(sums[0] / sums[1]) if sums[1] else math.nan
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(5, 9)), min_size=1, max_size=20))
+def test_a_bootstrapped_statistic_is_that_of_the_sums_and_lies_in_its_interval(rows: list[tuple[int, int]]) -> None:
+    interval = bootstrap_of(rows, share, n=50)
+    assert interval.mean == pytest.approx(bootstrap_ratio(*zip(*rows, strict=True), n=50).mean)
+    assert 0 <= interval.low <= interval.mean <= interval.high <= 1
+
+
+def test_a_bootstrapped_statistic_agrees_with_the_ratios_interval_where_there_are_many_cases() -> None:
+    rng = np.random.default_rng(0)
+    trials = rng.integers(1, 9, 300)
+    rows = np.stack([rng.binomial(trials, 0.7), trials], 1)
+    interval, ratio = bootstrap_of(rows, share), bootstrap_ratio(rows[:, 0], rows[:, 1])
+    assert (interval.low, interval.high) == pytest.approx((ratio.low, ratio.high), abs=0.1 * (ratio.high - ratio.low))
+
+
+def test_a_bootstrapped_statistic_is_a_function_of_its_seed_and_sees_rows_in_their_shape() -> None:
+    rows = np.random.default_rng(1).random((30, 4, 2))
+
+    def largest(sums: np.ndarray) -> float:
+        assert sums.shape == (4, 2)
+        return float(sums.max() / sums.sum())
+
+    assert bootstrap_of(rows, largest, seed=3) == bootstrap_of(rows, largest, seed=3) != bootstrap_of(rows, largest, seed=4)
+
+
+def test_resamples_without_a_statistic_are_left_out() -> None:
+    rows = [[0, 0], [0, 0], [0, 0], [1, 2]]  # a third of the resamples have no trial
+    assert bootstrap_of(rows, share) == Interval(0.5, 0.5, 0.5)

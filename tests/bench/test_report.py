@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import EXAMPLE, REPORT, REWARD_MODEL, write_curves
+from fakes import EXAMPLE, REPORT, REWARD_MODEL, UNKNOWN, implicit, write_curves
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -14,8 +14,6 @@ from pydantic import ValidationError
 from promedical_jax.bench import Interval, Report, RewardModelFigures, read_metrics, read_report, write_report
 from promedical_jax.errors import InputError
 from promedical_jax.rubric.case import Tier
-
-UNKNOWN = Interval(math.nan, math.nan, math.nan)
 
 
 def test_report_json_has_the_keys_that_programs_read(tmp_path: Path) -> None:
@@ -25,8 +23,15 @@ def test_report_json_has_the_keys_that_programs_read(tmp_path: Path) -> None:
         for figure in ("s1", "s2", "safe", "length"):
             assert set(report[policy][figure]) == {"mean", "low", "high"}
     assert set(report["win_rate"]) == {"mean", "low", "high"}
-    assert set(report["reward_model"]) == {"accuracy", "majority", "counts", "overall", "overall_majority"}
-    assert set(report["reward_model"]["accuracy"]) == {"proficiency", "excellence", "safety"}
+    judge = report["reward_model"]
+    assert set(judge) == {
+        "kind", "tiers", "overall", "overall_majority", "overall_pairwise", "safety", "longer_preferred", "selection", "paraphrased", "swapped", "n_cases",
+        "n_answers", "split",
+    }  # fmt: skip
+    assert set(judge["tiers"]) == {"proficiency", "excellence", "safety"}
+    measures = {"accuracy", "majority", "count", "abstained", "pairs", "pairwise", "pairwise_by_verdict", "ece", "brier", "reliability"}
+    assert set(judge["tiers"]["safety"]) == measures
+    assert set(judge["safety"]) == {"violations", "precision", "recall", "f1", "recall_at"}
     assert {"seed", "command", "versions", "wall_seconds", "model", "cases", "examples"} <= set(report)
     assert report["base"]["s1"]["mean"] == 0.552
 
@@ -73,28 +78,16 @@ def test_a_report_that_cannot_be_made_leaves_the_old_one_alone(tmp_path: Path) -
     assert not list(tmp_path.glob(".*")), "temporary files were left behind"
 
 
-def test_reward_model_figures_from_judgements() -> None:
-    p, s = Tier.PROFICIENCY, Tier.SAFETY
-    figures = RewardModelFigures.of(["a", "a", "b", "b", "b"], [p, p, p, s, s], truth=[1, 0, 1, 0, 0], predicted=[1, 1, 1, 0, 1])
-    assert figures.counts == {p: 3, s: 2}
-    assert figures.accuracy[p].mean == pytest.approx(2 / 3)
-    assert figures.majority == {p: pytest.approx(2 / 3), s: 1.0}
-    assert figures.overall.mean == pytest.approx(3 / 5)
-    assert figures.overall_majority == pytest.approx(3 / 5)
-    assert Tier.EXCELLENCE not in figures.accuracy
+def test_the_figures_of_a_model_without_verdicts_survive_the_way_through_json() -> None:
+    figures = implicit()
+    back = RewardModelFigures.model_validate_json(figures.model_dump_json())
+    assert math.isnan(back.overall.mean) and math.isnan(back.tiers[Tier.SAFETY].ece.low)
+    assert back.tiers[Tier.SAFETY].pairwise == figures.tiers[Tier.SAFETY].pairwise
 
 
-def test_reward_model_figures_of_nothing_are_empty() -> None:
-    figures = RewardModelFigures.of([], [], [], [])
-    assert figures.accuracy == {}
-    assert math.isnan(figures.overall.mean)
-
-
-def test_reward_model_figures_refuse_unequal_lengths_and_unequal_tiers() -> None:
-    with pytest.raises(ValueError, match="differ in length"):
-        RewardModelFigures.of(["a"], [Tier.SAFETY], [1, 0], [1, 0])
-    with pytest.raises(ValidationError, match="same tiers"):
-        RewardModelFigures(accuracy={}, majority={Tier.SAFETY: 0.5}, counts={}, overall=UNKNOWN, overall_majority=0.5)
+def test_reward_model_figures_of_nothing_are_refused() -> None:
+    with pytest.raises(ValidationError, match="no tier has a judgement"):
+        RewardModelFigures(**{name: getattr(REWARD_MODEL, name) for name in RewardModelFigures.model_fields} | {"tiers": {}})
 
 
 def test_an_example_wants_a_verdict_for_every_criterion() -> None:
@@ -134,4 +127,4 @@ def test_writing_takes_the_curves_that_are_there(tmp_path: Path) -> None:
     assert "How it got there" not in (tmp_path / "report.html").read_text()
     write_curves(tmp_path, steps=20)
     write_report(tmp_path, REPORT)
-    assert (tmp_path / "report.html").read_text().count('<figure class="chart">') == 12
+    assert (tmp_path / "report.html").read_text().count('<figure class="chart') == 12 + 3  # and a reliability diagram a tier

@@ -47,6 +47,10 @@ SMALL = {
     "promedical plan": "",
     "promedical bench runs/clinic/grpo": "--answers 2 --answer_tokens 8",
     "promedical bench runs/clinic/rm": "",
+    "promedical bench runs/clinic/sft": "",
+    "promedical train rm --config configs/clinic_full": "--steps 2 --batch 4",
+    "promedical score": "",
+    "promedical ledger": "",
 }
 # What stands in the place of what a test does not have, wherever a command names it: the TPU's compiler takes minutes for a model of eight billion parameters.
 # Qwen/Qwen3-0.6B is in a cache of the hub's with the clinic's weights (see `hub`), but for its plan, which takes the sizes by that name from a table.
@@ -248,7 +252,7 @@ def test_a_fault_in_a_case_is_said_as_shown(clinic: Shop) -> None:
 def test_a_reward_model_learns_from_the_labels_of_kqa(real: Shop) -> None:
     [done] = real.read("A reward model from physicians' labels: K-QA")
     assert "reward model, held-out verdicts" in done.stdout
-    assert json.loads((real.folder / "runs" / "kqa" / "rm" / "evaluation.json").read_text())["accuracy"]
+    assert json.loads((real.folder / "runs" / "kqa" / "rm" / "evaluation.json").read_text())["tiers"]
     held_out = read_cases(real.folder / "runs" / "kqa" / "rm" / "held_out.jsonl")
     labelled = [case for case in read_cases(real.folder / "runs" / "kqa" / "cases.jsonl") if case.verdicts]
     assert (len(held_out), len(labelled)) == (9, 30)  # as README.md says
@@ -261,8 +265,20 @@ def test_healthbench_is_imported_and_says_never_to_train_on_it(real: Shop) -> No
 
 
 def test_models_are_judged(clinic: Shop) -> None:
-    policy, judge = clinic.read("Bench a model")
-    assert "S1 proficiency" in policy.stdout and "majority" in judge.stdout
+    policy, judge, asked = clinic.read("Bench a model")
+    assert "S1 proficiency" in policy.stdout and "majority" in judge.stdout and "other words: verdicts that stay" in judge.stdout
+    assert "<svg" in (clinic.folder / "runs" / "clinic" / "rm.html").read_text() and "zero-shot" in asked.stdout
+
+
+def test_a_reward_model_is_trained_longer_scores_cases_and_leaves_a_ledger(clinic: Shop) -> None:
+    trained, scored, looked = clinic.read("A reward model to be trusted")
+    assert "held-out verdicts" in trained.stdout and "judged by reward-model-" in scored.stderr
+    cases = read_cases(clinic.folder / "runs" / "clinic" / "scored.jsonl")
+    assert all(len(case.verdicts) == 2 * len(case.answers) * len(case.rubric.criteria) for case in cases)  # the checker's and the model's
+    assert "rows" in looked.stdout
+    section = README.split("## A reward model to be trusted")[1].split("\n## ")[0]
+    known = {key.name for key in keys(RmConfig)} | {key.name for key in keys(GrpoConfig)}
+    assert {name for name in re.findall(r"`(?:--)?([a-z]+\.[a-z_0-9]+)[ `]", section) if not name.endswith("jsonl")} <= known
 
 
 def test_models_go_out_and_come_in(hub: Shop) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,20 @@ from tiny import CONFIG, policy, reward_params
 from promedical_jax.cli import main
 from promedical_jax.clinic import build_tokenizer, make_cases
 from promedical_jax.config import GrpoConfig, Lora, Mesh, RmConfig, SftConfig, Stage
+from promedical_jax.data.load import load_tokenizer
 from promedical_jax.errors import InputError
 from promedical_jax.model import hf, lora, transformer
 from promedical_jax.model.sharding import make_mesh, shardings
 from promedical_jax.recipe import dump
+from promedical_jax.reward import Verdicts
 from promedical_jax.reward import axes as reward_axes
 from promedical_jax.rubric import write_cases
 from promedical_jax.train import checkpoint, export, sft
 from promedical_jax.train.checkpoint import Checkpoints, read_parameters
 from promedical_jax.train.optimizer import TrainState
+from promedical_jax.train.scalar import padding_token
 
+SPEAKING = replace(CONFIG, vocabulary=512)
 LORA = Lora(rank=2, alpha=3.0, targets=("q", "down"))
 
 
@@ -58,11 +63,11 @@ def model(tmp_path: Path) -> Path:
     return folder
 
 
-def run(model: Path, kind: type[Stage] = SftConfig, saved: dict[int, Any] | None = None, **keys: Any) -> Path:
+def run(model: Path, stage: type[Stage] = SftConfig, saved: dict[int, Any] | None = None, **keys: Any) -> Path:
     """A run folder as training leaves it in the middle: `saved` are its states, of which the newest two are kept. On a mesh of its own."""
     out = model.parent / "run"
-    extra = {"reward_model": model} if kind is GrpoConfig else {}
-    recipe = kind(out=out, cases=Path("cases.jsonl"), model=model, steps=9, **extra, **keys)
+    extra = {"reward_model": model} if stage is GrpoConfig else {}
+    recipe = stage(out=out, cases=Path("cases.jsonl"), model=model, steps=9, **extra, **keys)
     hf.keep_companions(out / "base", model)
     (out / "recipe.yaml").write_text(dump(recipe))
     data = iter(grain.MapDataset.range(10).to_iter_dataset())
@@ -206,17 +211,18 @@ def test_a_reward_model_is_calibrated_at_its_end_alone(model: Path, tmp_path: Pa
     same(load_file(tmp_path / "early" / "heads.safetensors"), reward_params()["heads"])
     assert not (tmp_path / "early" / "calibration.json").exists()
     (folder / "model").mkdir()
-    (folder / "model" / "calibration.json").write_text('{"fitted": 1}')  # the run has finished
+    fitted = Verdicts().model_dump_json()
+    (folder / "model" / "calibration.json").write_text(fitted)  # the run has finished
     assert "not calibrated" in say(capsys, "export", folder, "--out", tmp_path / "middle", "--step", 6)  # it was fitted to the last step's scores
     assert not (tmp_path / "middle" / "calibration.json").exists()
     assert "calibrated" not in say(capsys, "export", folder, "--out", tmp_path / "late")
-    assert (tmp_path / "late" / "calibration.json").read_text() == '{"fitted": 1}'
+    assert (tmp_path / "late" / "calibration.json").read_text() == fitted
 
 
 def test_a_reward_model_comes_back_through_an_import(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = run(model, RmConfig, saved={9: reward_params()})
     (folder / "model").mkdir()
-    (folder / "model" / "calibration.json").write_text('{"fitted": 1}')
+    (folder / "model" / "calibration.json").write_text(Verdicts().model_dump_json())
     say(capsys, "export", folder, "--out", tmp_path / "one")
     say(capsys, "import", tmp_path / "one", "--out", tmp_path / "saved")
     say(capsys, "export", tmp_path / "saved", "--out", tmp_path / "two")
@@ -225,7 +231,160 @@ def test_a_reward_model_comes_back_through_an_import(model: Path, tmp_path: Path
     (tmp_path / "one" / "heads.safetensors").write_bytes(hf.packed({"weight": np.zeros((2, 16))[:, :1], "bias": np.zeros(2)}).replace(b"F64", b"F32")[:8])
     assert "heads.safetensors" in refused(capsys, "import", tmp_path / "one", "--out", tmp_path / "other")
     (tmp_path / "one" / "heads.safetensors").write_bytes(hf.packed({"weight": np.zeros((2, 16), np.float32), "bias": np.zeros(2, np.float32)}))
-    assert "config.json asks for" in refused(capsys, "import", tmp_path / "one", "--out", tmp_path / "other")
+    assert "config.json and calibration.json ask for" in refused(capsys, "import", tmp_path / "one", "--out", tmp_path / "other")
+
+
+# A classifier with one score
+
+
+@pytest.fixture
+def speaking(tmp_path: Path) -> Path:
+    """A model folder with the clinic's tokenizer, and its vocabulary."""
+    save_policy(tmp_path / "speaking", policy(SPEAKING), SPEAKING, build_tokenizer())
+    return tmp_path / "speaking"
+
+
+def with_heads(count: int = 3) -> dict[str, Any]:
+    params = reward_params(SPEAKING)
+    return params | {"heads": {name: x[:count] for name, x in params["heads"].items()}}
+
+
+def pads_with(folder: Path, token: str | None, **fields: Any) -> None:
+    """Makes the tokenizer in a folder pad with this token."""
+    path = folder / "tokenizer_config.json"
+    kept = {name: value for name, value in json.loads(path.read_text()).items() if name != "pad_token"}
+    path.write_text(json.dumps(kept | ({"pad_token": token} if token else {}) | fields))
+
+
+def test_a_score_is_a_weighted_sum_of_heads(speaking: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, out = run(speaking, RmConfig, saved={4: with_heads()}), tmp_path / "model"
+    said = say(capsys, "export", folder, "--out", out, "--scalar", "safety=-2, proficiency,excellence=0.25")
+    heads = with_heads()["heads"]
+    formula = "-2 x safety + 1 x proficiency + 0.25 x excellence"
+    assert said.splitlines()[1:] == [f"its one score is {formula}, without the bias 0.05 and without a calibration"]  # -2 x 0.1 + 0.3 - 0.25 x 0.2
+    found = load_file(out / "model.safetensors")
+    causal = hf.to_hf(policy(SPEAKING), SPEAKING)
+    assert found.keys() == causal.keys() - {"lm_head.weight"} | {"score.weight"} and "lm_head.weight" in causal
+    for name in found.keys() & causal.keys():
+        np.testing.assert_array_equal(found[name], causal[name])
+    assert found["score.weight"].shape == (1, 16) and found["score.weight"].dtype == np.float32
+    np.testing.assert_allclose(found["score.weight"][0], heads["weight"][0] + 0.25 * heads["weight"][1] - 2 * heads["weight"][2], rtol=1e-6, atol=1e-7)
+    before, after = (json.loads((place / "config.json").read_text()) for place in (speaking, out))
+    one_label = {"architectures": ["Qwen3ForSequenceClassification"], "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+    assert after == before | one_label | {"pad_token_id": build_tokenizer().pad_token_id}
+    assert sorted(path.name for path in out.iterdir()) == sorted(
+        ["README.md", "model.safetensors", *(path.name for path in speaking.iterdir() if path.suffix in (".json", ".jinja") and "generation" not in path.name)]
+    )
+    for name in ("tokenizer.json", "tokenizer_config.json"):  # its own padding token is another than its end-of-turn token
+        assert (out / name).read_bytes() == (speaking / name).read_bytes()
+
+
+def test_a_classifier_has_its_type_and_files(speaking: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, out = run(speaking, RmConfig, saved={4: with_heads()}), tmp_path / "model"
+    say(capsys, "export", folder, "--out", out, "--scalar", "safety", "--dtype", "bfloat16", "--shard-gib", 20_000 / 2**30)
+    index = json.loads((out / "model.safetensors.index.json").read_text())
+    files = {name: load_file(out / file) for name, file in index["weight_map"].items()}
+    assert len(set(index["weight_map"].values())) > 1 and "lm_head.weight" not in files
+    same(files["score.weight"]["score.weight"], half(with_heads()["heads"]["weight"][2:]))
+    assert index["metadata"]["total_size"] == sum(files[name][name].nbytes for name in files)
+    assert "architectures" in refused(capsys, "import", out, "--out", tmp_path / "saved")  # no causal model, and said so
+
+
+def test_a_kind_is_known_by_its_recipe_its_calibration_or_its_heads(speaking: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kinds: dict[Any, tuple[int, str, str]] = {"blind": (3, "safety=1", "is told no criterion"), "implicit": (1, "implicit=1", "scores an answer as a whole")}
+    for kind, (count, scalar, words) in kinds.items():
+        folder = run(speaking, RmConfig, saved={9: with_heads(count)}, kind=kind)
+        (folder / "model").mkdir()
+        (folder / "model" / "calibration.json").write_text((Verdicts(kind=kind, tiers={}) if count == 1 else Verdicts(kind=kind)).model_dump_json())
+        say(capsys, "export", folder, "--out", tmp_path / kind, "--scalar", scalar)
+        assert words in (tmp_path / kind / "README.md").read_text() and not (tmp_path / kind / "calibration.json").exists()
+        say(capsys, "export", folder, "--out", tmp_path / f"{kind}-whole")
+        say(capsys, "import", tmp_path / f"{kind}-whole", "--out", tmp_path / f"{kind}-saved")
+        say(capsys, "export", tmp_path / f"{kind}-saved", "--out", tmp_path / f"{kind}-again", "--scalar", scalar)
+        assert words in (tmp_path / f"{kind}-again" / "README.md").read_text()
+        assert (tmp_path / f"{kind}-again" / "model.safetensors").read_bytes() == (tmp_path / kind / "model.safetensors").read_bytes()
+        (tmp_path / f"{kind}-saved" / "calibration.json").unlink()  # of three heads the explicit kind is the usual one
+        say(capsys, "export", tmp_path / f"{kind}-saved", "--out", tmp_path / f"{kind}-bare", "--scalar", scalar)
+        assert (words if count == 1 else "a criterion that it is told") in (tmp_path / f"{kind}-bare" / "README.md").read_text()
+        shutil.rmtree(folder)
+    (tmp_path / "blind-saved" / "calibration.json").write_text(Verdicts(kind="implicit", tiers={}).model_dump_json())
+    arguments = ["export", tmp_path / "blind-saved", "--out", tmp_path / "other", "--scalar", "safety"]
+    assert "heads is 3, and of the implicit kind, which calibration.json names, it is 1" in refused(capsys, *arguments)
+
+
+def test_the_end_of_turn_never_pads(speaking: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (speaking / "special_tokens_map.json").write_text('{"pad_token": {"content": "<|im_end|>", "lstrip": false}}')
+    for number, token in enumerate((None, "<|im_end|>")):
+        pads_with(speaking, token, padding_side="left")
+        out = tmp_path / f"model-{number}"
+        said = say(capsys, "export", run(speaking, RmConfig, saved={4: with_heads()}), "--out", out, "--scalar", "safety")
+        assert "<|pad|>, which no text holds, is its padding token, for the tokenizer " in said
+        config = json.loads((out / "tokenizer_config.json").read_text())
+        assert config == json.loads((speaking / "tokenizer_config.json").read_text()) | {"pad_token": "<|pad|>"}
+        assert json.loads((out / "special_tokens_map.json").read_text()) == {"pad_token": "<|pad|>"}
+        read = load_tokenizer(out, SPEAKING.vocabulary)
+        assert read.pad_token_id == json.loads((out / "config.json").read_text())["pad_token_id"] == build_tokenizer().pad_token_id != read.eos_token_id
+        assert read.encode("Take 40 mg.") == build_tokenizer().encode("Take 40 mg.") and "`<|pad|>` pads" in (out / "README.md").read_text()
+        shutil.rmtree(speaking.parent / "run")
+
+
+def test_what_pads_is_a_control_token_without_a_use() -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.pad_token = None
+    ids = {name: tokenizer.convert_tokens_to_ids(name) for name in ("<|pad|>", "<|reserved_0|>", "<|reserved_1|>", "<|im_start|>")}
+    assert padding_token(tokenizer, set(), 512) == "<|pad|>"
+    assert padding_token(tokenizer, {ids["<|pad|>"]}, 512) == "<|reserved_0|>"  # generation may stop at it
+    tokenizer.bos_token = "<|reserved_0|>"
+    assert padding_token(tokenizer, {ids["<|pad|>"]}, 512) == "<|reserved_1|>"
+    tokenizer.chat_template += "<|reserved_1|>"
+    assert padding_token(tokenizer, {ids["<|pad|>"]}, 512) == "<|reserved_2|>"
+    with pytest.raises(InputError, match="no other control token is free to pad with; add one"):
+        padding_token(tokenizer, {ids["<|pad|>"]}, ids["<|reserved_0|>"])  # the model has no more tokens
+    tokenizer.pad_token = "<|im_start|>"
+    assert padding_token(tokenizer, set(), 512) == "<|im_start|>"  # its own, and none that is read
+
+
+def test_the_card_of_a_classifier_says_what_it_reads(speaking: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, out = run(speaking, RmConfig, saved={4: with_heads()}), tmp_path / "model"
+    say(capsys, "export", folder, "--out", out, "--scalar", "proficiency=1,excellence=0.1,safety=-2")
+    _, front, body = (out / "README.md").read_text().split("---\n", 2)
+    fields = yaml.safe_load(front)
+    assert fields["pipeline_tag"] == "text-classification" and {"rm", "reward-model"} <= set(fields["tags"])
+    said = [
+        "`1 x proficiency + 0.1 x excellence - 2 x safety`", "Their bias, 0.08", "No calibration comes with it", "step 4 of 9, so training was not finished",
+        "then the criterion as the user's next turn", "`<|im_end|>` must be the last token", "AutoModelForSequenceClassification.from_pretrained",
+    ]  # fmt: skip
+    assert [words for words in said if words not in body] == []
+    assert "AutoModelForCausalLM" not in body and "heads.safetensors" not in body
+    compile(body.split("```python\n")[1].split("```")[0], "card", "exec")
+
+
+def test_what_makes_no_classifier_is_one_sentence(speaking: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, out = run(speaking, RmConfig, saved={4: with_heads()}), tmp_path / "out"
+    export_as = partial(refused, capsys, "export", folder, "--out", out, "--scalar")
+    names = "name proficiency, excellence, safety"
+    assert export_as("saftey=1") == f"--scalar: 'saftey' is no head of a reward model; {names}, implicit, as in proficiency=1,safety=-2"
+    for text in ("", "safety=1,", "1"):
+        assert "is no head of a reward model" in export_as(text)
+    for text in ("safety=", "safety=much", "safety=nan", "safety=inf", "safety=1e39", "safety=1=2"):
+        assert export_as(text) == f"--scalar: the weight of safety is {text.partition('=')[2]!r}; give a number, such as 1, 0.1 or -2"
+    assert export_as("safety=0,excellence=-0") == "--scalar: every weight is 0, and so would be every score; give a head another one"
+    assert export_as("safety=1,safety=2") == "--scalar: safety is named twice; give it one weight"
+    assert export_as("implicit=1") == f"--scalar: a reward model of the explicit kind has no head 'implicit'; {names}"
+    shutil.rmtree(folder)
+    run(speaking, RmConfig, saved={4: with_heads(1)}, kind="implicit")
+    assert export_as("safety=1") == "--scalar: a reward model of the implicit kind has no head 'safety'; name implicit"
+    shutil.rmtree(folder)
+    run(speaking, RmConfig, saved={4: with_heads(1)}, kind="blind")
+    assert f"{folder}: the number of its heads is 1, and of the blind kind, which recipe.yaml names, it is 3; the two do not" in export_as("safety=1")
+    shutil.rmtree(folder)
+    run(speaking, saved={4: policy(SPEAKING)})
+    assert export_as("safety") == f"{folder}: holds no reward model, and --scalar is for one; give a run of `promedical train rm`, or leave --scalar out"
+    shutil.rmtree(folder)
+    run(speaking, RmConfig, saved={4: with_heads()})
+    (folder / "base" / "tokenizer.json").unlink()
+    assert "tokenizer.json: no such file, and a classifier has to know what pads" in export_as("safety")
+    assert not out.exists()
 
 
 # Adapters
