@@ -22,7 +22,7 @@ from benchmarks.quickstart import over_seeds
 
 ROOT = Path(__file__).parents[1]
 KINDS = ("explicit", "blind", "implicit")
-SIZES = {"train": 4000, "held_out": 400}
+SIZES = {"train": 4000, "held_out": 300}
 
 
 def measure(seed: int, out: Path, sizes: dict[str, int], flags: dict[str, str]) -> dict:

@@ -84,7 +84,7 @@ class RewardJudge:
             return []
         sizes, n = roomy(measure(cases, AS_THEY_ARE, "cases")), parts(self.mesh, "batch")
         with jax.set_mesh(self.mesh):
-            batch = -(-min(self.batch, len(cases)) // n) * n  # a few cases are not filled up to a whole batch
+            batch = -(-min(self.batch, _step(len(cases))) // n) * n  # a few cases are not filled up to a whole batch
             done = list(score_cases(self.model.params, self.model.config, cases, sizes, batch, self.compute))
         for case, scores in zip(cases, done, strict=True):
             if not np.isfinite(scores).all():

@@ -27,6 +27,7 @@ Row = dict[str, Any]
 SIGNS: dict[str, Callable[[Any, Any], Any]] = {
     "!=": operator.ne, ">=": operator.ge, "<=": operator.le, "=": operator.eq, ">": operator.gt, "<": operator.lt,
 }  # fmt: skip
+_NAMES: dict[type, str] = {bool: "a truth", str: "a text", int: "a whole number", float: "a number"}
 BATCH = 8192  # rows of a Parquet file in memory at a time
 
 
@@ -86,34 +87,36 @@ def write_parquet(path: Path, rows: Iterable[Row]) -> int:
     import pyarrow
     from pyarrow import parquet
 
-    count, schema = 0, pyarrow.schema([("case", pyarrow.string())])  # of no row at all
+    kinds = {bool: pyarrow.bool_(), str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64()}
+    count, columns = 0, dict[str, type](case=str)  # of no row at all
     with ExitStack() as stack:
         writer = None
         for batch in _batches(rows):
-            schema = schema if writer else _schema(batch)
+            columns = columns if writer else _columns(batch)
             for number, row in enumerate(batch, start=count + 1):
-                if set(row) != set(schema.names):
-                    first = ", ".join(schema.names)
-                    raise InputError(f"row {number}: its columns are {', '.join(row)}, and those of the first {first}; write .jsonl, where they may differ")
-            try:
-                table = pyarrow.Table.from_pylist(batch, schema=schema)
-            except (pyarrow.ArrowException, TypeError) as error:
-                raise InputError(f"rows from {count + 1} on: a column holds values of several types ({error}); write .jsonl, where they may differ") from error
+                _check_row(row, columns, number)
+            schema = pyarrow.schema([(name, kinds[kind]) for name, kind in columns.items()])
             writer = writer or stack.enter_context(parquet.ParquetWriter(path, schema))
-            writer.write_table(table)
+            writer.write_table(pyarrow.Table.from_pylist(batch, schema=schema))
             count += len(batch)
         if not writer:
-            parquet.write_table(schema.empty_table(), path)
+            parquet.write_table(pyarrow.schema([(name, kinds[kind]) for name, kind in columns.items()]).empty_table(), path)
     return count
 
 
-def _schema(rows: Sequence[Row]) -> Any:
-    """Texts, whole numbers and numbers; a column of nulls holds numbers, as only those may be null."""
-    import pyarrow
-
-    kinds = {bool: pyarrow.bool_(), str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64()}
+def _columns(rows: Sequence[Row]) -> dict[str, type]:
+    """Texts, truths, whole numbers and numbers; a column of nulls holds numbers, as only those may be null."""
     types = {name: {type(row[name]) for row in rows if row.get(name) is not None} for name in rows[0]}
-    return pyarrow.schema([(name, kinds[float if len(found) != 1 else next(iter(found))]) for name, found in types.items()])
+    return {name: float if len(found) != 1 else next(iter(found)) for name, found in types.items()}
+
+
+def _check_row(row: Row, columns: dict[str, type], number: int) -> None:
+    """Arrow would leave out a column that comes later, and cut a number that is no longer whole, without a word."""
+    if row.keys() != columns.keys():
+        raise InputError(f"row {number}: its columns are {', '.join(row)}, and before {', '.join(columns)}; write .jsonl, where they may change")
+    for name, value in row.items():
+        if value is not None and type(value) is not columns[name] and (type(value), columns[name]) != (int, float):
+            raise InputError(f"row {number}: {name} is {value!r}, and other rows have {_NAMES[columns[name]]} there; write .jsonl, where that may change")
 
 
 def print_rows(rows: Iterable[Row], show: int, console: Console) -> None:
