@@ -25,8 +25,8 @@ KINDS = ("explicit", "blind", "implicit")
 SIZES = {"train": 4000, "held_out": 300}
 
 
-def measure(seed: int, out: Path, sizes: dict[str, int], flags: dict[str, str]) -> dict:
-    """Trains and measures all models of one seed."""
+def measure(seed: int, out: Path, sizes: dict[str, int], base_flags: dict[str, str], flags: dict[str, str]) -> dict:
+    """Trains and measures all models of one seed. Flags are of the base's recipe and of the reward models'."""
     from promedical_jax.bench.run import run as bench
     from promedical_jax.clinic.folder import HELD_OUT, MODEL, PARAPHRASED, TRAIN, write_clinic
     from promedical_jax.config import BenchConfig, RmConfig, SftConfig
@@ -38,11 +38,12 @@ def measure(seed: int, out: Path, sizes: dict[str, int], flags: dict[str, str]) 
     if not (cases / HELD_OUT).exists():
         write_clinic(cases, **sizes, seed=seed, replace=True)
     data = {"cases": str(cases / TRAIN), "seed": str(seed)}
-    base = read_recipe(SftConfig, ROOT / "configs/clinic/sft.yaml", data | {"model": str(cases / MODEL), "out": str(folder / "base")})
+    base = read_recipe(SftConfig, ROOT / "configs/clinic/sft.yaml", data | {"model": str(cases / MODEL), "out": str(folder / "base")} | base_flags)
     sft.run(base)
     figures = {}
     for kind in KINDS:
         given = data | {"model": str(base.out / "model"), "out": str(folder / kind), "kind": kind, "held_out": str(cases / HELD_OUT)} | flags
+        given |= {} if kind == "explicit" else {"foreign": "0"}  # who is told no criterion cannot be lent one
         recipe = read_recipe(RmConfig, ROOT / "configs/clinic_full/rm.yaml", given)
         rm.run(recipe)
         figures[kind] = bench(BenchConfig(model=recipe.out / "model", cases=cases / HELD_OUT, paraphrases=cases / PARAPHRASED, batch=16))
@@ -87,9 +88,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, size in SIZES.items():
         parser.add_argument(f"--{name}", type=int, default=size)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a key of the reward models' recipe")
+    parser.add_argument("--base", action="append", default=[], metavar="KEY=VALUE", help="a key of the base's recipe")
     given = parser.parse_args(arguments)
-    flags = dict(pair.split("=", 1) for pair in given.set)
-    rows = [measure(seed, given.out, {name: getattr(given, name) for name in SIZES}, flags) for seed in range(given.first, given.first + given.seeds)]
+    base, flags = (dict(pair.split("=", 1) for pair in pairs) for pairs in (given.base, given.set))
+    sizes = {name: getattr(given, name) for name in SIZES}
+    rows = [measure(seed, given.out, sizes, base, flags) for seed in range(given.first, given.first + given.seeds)]
     typed = sys.argv[1:] if arguments is None else list(arguments)
     print(json.dumps({
         "benchmark": "reward_model",

@@ -62,7 +62,7 @@ def check_reward_model(folder: Path, kind: Kind | None = None) -> None:
         needs = "weights, heads.safetensors and calibration.json"
         raise InputError(f"{folder}: not a reward model (it needs {needs}); give the folder that `promedical train rm` wrote")
     if kind and (found := read_verdicts(folder).kind) != kind:
-        raise InputError(f"{folder}: is an {found} reward model, and this needs the {kind} kind; train one with kind {kind}")
+        raise InputError(f"{folder}: is a reward model of kind {found}, and this needs the {kind} kind; train one with kind {kind}")
 
 
 def read_verdicts(folder: Path) -> Verdicts:

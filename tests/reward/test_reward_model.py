@@ -64,5 +64,5 @@ def test_a_model_of_another_kind_is_told_apart(kind: str, tmp_path: Path) -> Non
     verdicts = Verdicts(kind=kind) if kind == "blind" else Verdicts(kind=kind, tiers={})
     save_reward_model(tmp_path / "rm", RewardModel(params, CONFIG, verdicts), build_tokenizer())
     assert load_reward_model(tmp_path / "rm", MESH).kind == kind
-    with pytest.raises(InputError, match=f"is an {kind} reward model, and this needs the explicit kind"):
+    with pytest.raises(InputError, match=f"is a reward model of kind {kind}, and this needs the explicit kind"):
         check_reward_model(tmp_path / "rm", "explicit")

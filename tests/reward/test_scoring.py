@@ -56,9 +56,18 @@ class Place:
         write_cases(root / "cases.jsonl", self.cases)
         self.other = open_judge(root / "other", mesh=ONE_DEVICE).model
         self.said = self.judge(self.cases)
-        self.scores = {case.id: one.score for case, one in zip(self.cases, self.said, strict=True)}
         self.done = self.config(root / "whole.jsonl")
-        scoring.run(self.done)
+        self.scores: dict[str, np.ndarray] = {}  # of its cases
+        with pytest.MonkeyPatch.context() as patch:
+            true = RewardJudge.raw
+
+            def raw(judge: RewardJudge, cases: Any) -> list[np.ndarray]:
+                scores = true(judge, cases)
+                self.scores |= {encoded.case.id: each for encoded, each in zip(cases, scores, strict=True)}
+                return scores
+
+            patch.setattr(RewardJudge, "raw", raw)
+            scoring.run(self.done)
 
     def config(self, out: Path, **more: Any) -> ScoreConfig:
         return ScoreConfig(**{"model": self.root / "model", "cases": self.root / "cases.jsonl", "out": out, "batch": BATCH} | more)
@@ -71,6 +80,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 def ledger_of(config: ScoreConfig) -> Path:
     return config.ledger or config.out.with_suffix(".ledger.parquet")
+
+
+def assert_same_rows(config: ScoreConfig, wanted: list[dict[str, Any]]) -> None:
+    """Of figures rounded to six places."""
+    figures = ("score", "probability")
+    for row, same in zip(read_ledger(ledger_of(config)), wanted, strict=True):
+        assert [row[name] for name in figures] == pytest.approx([same[name] for name in figures], rel=1e-5, abs=3e-6)
+        assert {name: value for name, value in row.items() if name not in figures} == {name: value for name, value in same.items() if name not in figures}
 
 
 def files(folder: Path) -> set[str]:
@@ -127,8 +144,7 @@ def test_a_batch_that_the_mesh_does_not_divide_and_another_one_change_no_verdict
         patch.setattr(scoring, "make_mesh", lambda *_: make_mesh(devices=jax.devices()[:4]))
         scoring.run(config)
     assert read_cases(config.out) == read_cases(place.done.out)
-    for row, same in zip(read_ledger(ledger_of(config)), read_ledger(ledger_of(place.done)), strict=True):
-        assert row["score"] == pytest.approx(same["score"], rel=1e-5, abs=3e-6)  # of figures rounded to six places
+    assert_same_rows(config, list(read_ledger(ledger_of(place.done))))
 
 
 # What is judged already
@@ -149,8 +165,7 @@ def test_an_answer_that_is_judged_keeps_its_verdicts(place: Place, tmp_path: Pat
     first, *others = read_cases(config.out)
     assert first.verdicts == (*kept, ours[-1])
     assert others[:-1] == whole[1:-1] and others[-1].verdicts == (*foreign, *whole[-1].verdicts[len(place.cases[-1].verdicts) :])
-    rows = list(read_ledger(ledger_of(config)))
-    assert rows == [row for row in read_ledger(ledger_of(place.done)) if (row["case"], row["answer"]) != (first.id, "a0")]
+    assert_same_rows(config, [row for row in read_ledger(ledger_of(place.done)) if (row["case"], row["answer"]) != (first.id, "a0")])
     assert done.answers == sum(len(case.answers) for case in cases) - 1
 
 
@@ -280,9 +295,7 @@ def test_what_stands_behind_the_recorded_place_does_not_count(name: str, rest: b
     ("done.json", "", "done.json: cannot be read"),
     ("done.json", '{"answers": 2, "rows": 3}', "done.json: cannot be read"),
 ])  # fmt: skip
-def test_a_damaged_unfinished_run_is_a_sentence(
-    name: str, content: str | None, sentence: str, place: Place, remembered: list[str], tmp_path: Path
-) -> None:
+def test_a_damaged_unfinished_run_is_a_sentence(name: str, content: str | None, sentence: str, place: Place, remembered: list[str], tmp_path: Path) -> None:
     config = place.config(tmp_path / "out.jsonl")
     part = stopped(place, config)
     (part / name).unlink()
@@ -334,14 +347,13 @@ def started(config: ScoreConfig, kill: int = 0) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", COMMAND, str(kill), "score", *given], env=os.environ | alone, text=True, stderr=subprocess.PIPE)
 
 
-def assert_scored_once(config: ScoreConfig, cases: list[Case]) -> list[dict[str, Any]]:
-    """Each answer by each criterion, in order, in the cases and in the ledger alike. Gives the ledger's rows."""
+def assert_scored_once(config: ScoreConfig, cases: list[Case]) -> None:
+    """Each answer by each criterion, in order, in the cases and in the ledger alike."""
     rows = list(read_ledger(ledger_of(config)))
     assert [(r["case"], r["answer"], r["criterion"]) for r in rows] == [(x.id, a.id, c.id) for x in cases for a in x.answers for c in x.rubric.criteria]
     rater = f"reward-model-{rows[0]['model'][:12]}"
     own = [(case.id, j.answer, j.criterion, j.verdict) for case in read_cases(config.out) for j in case.verdicts if j.rater == rater]
     assert own == [(r["case"], r["answer"], r["criterion"], r["verdict"]) for r in rows]
-    return rows
 
 
 def test_a_killed_process_is_gone_on_with(place: Place, tmp_path: Path) -> None:
@@ -355,9 +367,9 @@ def test_a_killed_process_is_gone_on_with(place: Place, tmp_path: Path) -> None:
         patch.setattr(RewardJudge, "raw", lambda judge, cases: scored.extend(x.case.id for x in cases) or raw(judge, cases))
         scoring.run(config)
     assert scored == [place.cases[4].id]
-    rows = assert_scored_once(config, place.cases)
+    assert_scored_once(config, place.cases)
     assert read_cases(config.out) == read_cases(place.done.out)
-    np.testing.assert_allclose([r["score"] for r in rows], [r["score"] for r in read_ledger(ledger_of(place.done))], rtol=1e-5, atol=3e-6)
+    assert_same_rows(config, list(read_ledger(ledger_of(place.done))))
     assert files(tmp_path) == {"out.jsonl", "out.ledger.parquet"}
 
 
