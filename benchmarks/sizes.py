@@ -98,7 +98,7 @@ def alternately(ways: Mapping[str, Callable[[], Any]], times: int) -> dict[str, 
 def compare(seconds: dict[str, list[float]], token_ratio: float) -> dict[str, float]:
     """tree_s and flat_s, medians; the speed-up; the ratio of the tokens; and what share of it is reached."""
     tree, flat = (statistics.median(seconds[name]) for name in ("tree", "flat"))
-    return {"tree_s": round(tree, 4), "flat_s": round(flat, 4), "speedup": round(flat / tree, 3), "token_ratio": round(token_ratio, 3),
+    return {"tree_s": round(tree, 6), "flat_s": round(flat, 6), "speedup": round(flat / tree, 3), "token_ratio": round(token_ratio, 3),
             "share_of_token_ratio": round(flat / tree / token_ratio, 3)}  # fmt: skip
 
 

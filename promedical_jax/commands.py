@@ -157,7 +157,10 @@ def _preview_stage(config: Stage) -> dict[str, str]:
     if isinstance(config, RmConfig):
         data = split(config, tokenizers["model"])
         config, cases, sizes = data.config, data.train, data.sizes
-        lines["kept apart"] = f"{len(data.apart):,} cases for calibration, {len(data.held_out):,} held out"
+        total = len(cases) + len(data.apart) + len(data.held_out if data.kept else ())
+        lines["kept apart"] = f"{len(data.apart):,} of these for calibration" + (f", {len(data.held_out):,} held out" if data.kept else "")
+        if config.held_out:
+            lines["held_out"] = f"{config.held_out}: {len(data.held_out):,} cases"
         if data.too_long:
             action = "cut" if config.long.cut else "left out"
             lines["too long"] = "; ".join(sentence(over, count, str(path), action, None) for path, count, over in data.too_long)
@@ -165,11 +168,11 @@ def _preview_stage(config: Stage) -> dict[str, str]:
         cases = encode_file(config.cases, tokenizers["model"])
         if not isinstance(config, GrpoConfig):  # which samples its answers itself
             cases = answers_only(cases, config.cases)
-        sizes = measure(cases, config.shapes, str(config.cases))
-    if len(cases) < config.batch:
-        raise InputError(f"{config.cases}: {len(cases)} cases are fewer than a batch of {config.batch}; lower --batch or add cases")
+        total, sizes = len(cases), measure(cases, config.shapes, str(config.cases))
+        if total < config.batch:
+            raise InputError(f"{config.cases}: {total} cases are fewer than a batch of {config.batch}; lower --batch or add cases")
     fits = f"prompt {sizes.prompt}, answer {sizes.answer}, criterion {sizes.criterion} tokens"
-    lines["cases"] = f"{config.cases}: {len(cases):,} cases, up to {sizes.answers} answers and {sizes.criteria} criteria each; {fits}"
+    lines["cases"] = f"{config.cases}: {total:,} cases, up to {sizes.answers} answers and {sizes.criteria} criteria each; {fits}"
     lines["steps"] = f"{config.steps:,} of {config.batch} cases, {config.steps * config.batch / len(cases):.2g} x the data"
     recipe = config.out / "recipe.yaml"
     if recipe.exists() and recipe.read_text() != dump(config):

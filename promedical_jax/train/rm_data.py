@@ -53,6 +53,9 @@ def split(config: RmConfig, tokenizer: Any, cases: list[Encoded] | None = None) 
     shares = [round(config.held_out_share * len(train)), max(1, round(config.calibration.share * len(train)))]
     kept, apart, train = ([train[i] for i in part] for part in np.split(order, np.cumsum(shares)))
     held_out = kept or held_out
+    if len(train) < config.batch:
+        left = f"{len(train)} cases are left to train on, fewer than a batch of {config.batch}; lower --batch or add cases"
+        raise InputError(f"{config.cases}: {left} ({len(apart)} are kept apart for calibration, {len(kept)} are held out)")
     if config.foreign:
         train = with_foreign(train, config.foreign, config.seed)
     sizes = measure([*train, *apart, *held_out], config.shapes, str(config.cases))

@@ -33,6 +33,7 @@ def stand_in(probability: Callable[[Case], np.ndarray] | None = None, raw: Calla
         return [Said(p, p, UNCALIBRATED.read(p, one.case.rubric.criteria)) for one in cases for p in [probability(one.case)]]
 
     return SimpleNamespace(
+        name="explicit" if probability else "implicit",
         model=SimpleNamespace(kind="explicit" if probability else "implicit", verdicts=UNCALIBRATED),
         said=said,
         raw=lambda cases: [raw(one.case) for one in cases] if raw else pytest.fail("it has verdicts"),

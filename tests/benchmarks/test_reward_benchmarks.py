@@ -16,7 +16,8 @@ def test_training_pairs_are_the_same_for_both(capsys) -> None:
     given = sizes.parse("", [*flags.split(), *TINY], {"peer": ""}, **rm_train.SHAPES, batch=8, row=160, peer_batch=16)
     cases = rm_train.make_cases(given)
     flat = rm_train.expanded(cases)
-    assert sum(case.labels.wins.sum() for case in cases) == len(flat["chosen"]) == 88  # of three answers each criterion gives two pairs, and the last case is not whole
+    # Of three answers each criterion gives two pairs; not all of the last case's are judged.
+    assert sum(case.labels.wins.sum() for case in cases) == len(flat["chosen"]) == 88
     assert (flat["chosen"][np.arange(len(flat["chosen"])), flat["chosen_length"] - 1] < 64).all()
     rows = [[*case.prompt, *answer, *criterion] for case in cases for answer in case.answers for criterion in case.criteria]
     given_rows = [row[:n].tolist() for side in ("chosen", "rejected") for row, n in zip(flat[side], flat[f"{side}_length"], strict=True)]

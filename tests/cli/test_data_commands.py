@@ -56,7 +56,7 @@ def test_the_clinic_replaces_only_when_forced_and_leaves_other_files_alone(tmp_p
     assert sorted(path.name for path in tmp_path.iterdir()) == ["held_out.jsonl", "notes.txt"]
     assert run("data", "clinic", *flags, "--force") == 0
     assert run("data", "clinic", *flags, "--force") == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["held_out.jsonl", "model", "notes.txt", "train.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["held_out.jsonl", "held_out_paraphrased.jsonl", "model", "notes.txt", "train.jsonl"]
     assert len(read_cases(tmp_path / "held_out.jsonl")) == 1
 
 
@@ -64,7 +64,7 @@ def test_the_folder_at_hand_is_a_folder_too(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     assert run("data", "clinic", "--out", ".", "--train", 1, "--held-out", 1) == 0
-    assert sorted(path.name for path in tmp_path.rglob("*.jsonl")) == ["held_out.jsonl", "train.jsonl"]
+    assert sorted(path.name for path in tmp_path.rglob("*.jsonl")) == ["held_out.jsonl", "held_out_paraphrased.jsonl", "train.jsonl"]
     assert [path.name for path in tmp_path.iterdir()] == ["here"]
 
 
@@ -81,7 +81,8 @@ def dry(clinic: Path, stage: str, out: Path, *more: object) -> int:
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(clinic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert dry(clinic, "rm", tmp_path / "run", "--held_out", clinic / "held_out.jsonl", "--steps", 3, "--batch", 4) == 0
     said = capsys.readouterr().out
-    assert all(text in said for text in ("nothing was written", "12 cases", "5 cases", "2 layers", "random weights", "3 of 4 cases, 1 x the data", "a new run"))
+    wanted = ("nothing was written", "12 cases", "1 of these for calibration", "5 cases", "2 layers", "random weights", "3 of 4 cases, 1.1 x", "a new run")
+    assert all(text in said for text in wanted)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -89,7 +90,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(clinic: Path, tmp_
     ("flags", "sentence"),
     [
         (["--shapes.answer", 8], "set shapes.answer to"),
-        (["--batch", 13], "12 cases are fewer than a batch of 13; lower --batch or add cases"),
+        (["--batch", 13], "11 cases are left to train on, fewer than a batch of 13; lower --batch or add cases"),
         (["--held_out", "nope.jsonl"], "nope.jsonl"),
     ],
 )
@@ -138,21 +139,20 @@ def test_a_trained_reward_model_is_judged_on_the_held_out_cases(
 ) -> None:
     """With a stand-in for the training, which leaves a reward model of random weights."""
     import jax
-    import numpy as np
     from folders import save_reward_model
 
     from promedical_jax.config import RmConfig
     from promedical_jax.data.load import load_tokenizer
     from promedical_jax.model import hf, transformer
     from promedical_jax.model.heads import init_heads
-    from promedical_jax.reward import Calibration, RewardModel
+    from promedical_jax.reward import UNCALIBRATED, RewardModel
     from promedical_jax.train import rm
 
     def train(config: RmConfig) -> Path | None:
         model = hf.read_config(config.model)
         params = {"backbone": transformer.init(model, jax.random.key(0)), "heads": init_heads(3, model.width, jax.random.key(1))}
         (config.out).mkdir()
-        trained = RewardModel(params, model, Calibration(np.ones(3), np.zeros(3)))
+        trained = RewardModel(params, model, UNCALIBRATED)
         save_reward_model(config.out / "model", trained, load_tokenizer(config.model, model.vocabulary))
         return config.held_out
 
@@ -161,8 +161,8 @@ def test_a_trained_reward_model_is_judged_on_the_held_out_cases(
     assert run("train", "rm", "--out", out, "--cases", clinic / "train.jsonl", "--model", clinic / "model", "--held_out", held_out) == 0
     said = capsys.readouterr().out
     assert "held-out verdicts" in said and f"the trained model is in {out / 'model'}" in said
-    counts = json.loads((out / "evaluation.json").read_text())["counts"]
-    assert sum(counts.values()) == sum(len(case.verdicts) for case in read_cases(held_out))
+    tiers = json.loads((out / "evaluation.json").read_text())["tiers"]
+    assert sum(tier["count"] for tier in tiers.values()) == sum(len(case.verdicts) for case in read_cases(held_out))
 
 
 def test_an_import_writes_cases_and_sums_them_up(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -155,7 +155,7 @@ def test_state_and_checkpoint_hold_the_adapters_alone(kind: type[Stage], runs: R
     state = runs.states[config.out]
     wanted = {f"adapters.{name}_{half}" for name in lora.TARGETS for half in "ab"}
     if kind is RmConfig:
-        wanted = {f"backbone.{name}" for name in wanted} | {"heads.weight", "heads.bias"}
+        wanted = {f"backbone.{name}" for name in wanted} | {"heads.weight", "heads.bias", "heads.tie_bias"}
     (adam,) = [x for x in jax.tree.leaves(state.moments, is_leaf=lambda x: hasattr(x, "mu")) if hasattr(x, "mu")]
     saved = ocp.checkpointables_metadata((config.out / "checkpoints" / str(STEPS)).absolute()).metadata["state"]
     for tree in (state.params, adam.mu, adam.nu, saved["params"]):

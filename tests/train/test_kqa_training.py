@@ -32,12 +32,16 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_policy(folder / "model", jax.tree.map(lambda x: 0.1 * x, policy(config)), config, tokenizer)
     cases = folder / "cases.jsonl"
     assert main(["data", "import", "kqa", str(data / "kqa"), "--out", str(cases)]) == 0
-    recipe = {"cases": cases, "model": folder / "model", "out": folder / "rm", "held_out_share": 5 / 30, "steps": 6, "batch": 8, "row": 1024, "ties": "davidson",
-              "calibration.share": 0.2, "calibration.method": "temperature", "calibration.abstain": 0.1, "calibration.recall": 0.9,
+    recipe = {"cases": cases, "model": folder / "model", "out": folder / "rm", "steps": 6, "batch": 8, "row": 1024, "ties": "davidson",
+              "held_out_share": 5 / 30, "calibration.share": 0.2, "calibration.method": "temperature", "calibration.abstain": 0.1, "calibration.recall": 0.9,
               "optimizer.learning_rate": 0.002}  # fmt: skip
-    assert main(["train", "rm", *(part for name, value in recipe.items() for part in (f"--{name}", str(value)))]) == 0
+    assert main(["train", "rm", *flags(recipe)]) == 0
     assert main(["score", "--model", str(folder / "rm/model"), "--cases", str(folder / "rm/held_out.jsonl"), "--out", str(folder / "scored.jsonl")]) == 0
     return folder
+
+
+def flags(recipe: dict) -> list[str]:
+    return [part for name, value in recipe.items() for part in (f"--{name}", str(value))]
 
 
 def labels(data: Path) -> list[dict[str, str]]:
@@ -100,7 +104,7 @@ def test_abstentions_are_verdicts_and_the_ledger_reconciles(run: Path) -> None:
 
 
 def test_one_judged_answer_a_question_makes_no_pairs_and_a_copy_of_it_makes_ties(run: Path, tmp_path: Path) -> None:
-    """K-QA's physicians judged one answer a question, so its pairs say nothing. With a copy of each answer, on which one of the three abstains, they all tie."""
+    """K-QA's physicians judged one answer a question: its pairs say nothing. With a copy of each, on which one of the three abstains, they all tie."""
     cases = [case for case in read_cases(run / "cases.jsonl") if case.verdicts]
     alone = [labels_of(case) for case in cases]
     assert not any(one.wins.any() or one.ties.any() for one in alone)
@@ -110,9 +114,9 @@ def test_one_judged_answer_a_question_makes_no_pairs_and_a_copy_of_it_makes_ties
     assert sum(one.ties.sum() for one in both) / 2 == sum((one.weight > 0).sum() for one in alone)  # two of three judged both, and said the same of both
     assert not any(one.wins.any() for one in both) and split > 0
     write_cases(tmp_path / "doubled.jsonl", doubled)
-    recipe = {"cases": tmp_path / "doubled.jsonl", "model": run / "model", "out": tmp_path / "rm", "held_out_share": 5 / 30, "steps": 1, "batch": 8, "row": 2048,
-              "ties": "rao_kupper"}  # fmt: skip
-    assert main(["train", "rm", *(part for name, value in recipe.items() for part in (f"--{name}", str(value)))]) == 0
+    cases = tmp_path / "doubled.jsonl"
+    recipe = {"cases": cases, "model": run / "model", "out": tmp_path / "rm", "steps": 1, "batch": 8, "row": 2048, "ties": "rao_kupper"}
+    assert main(["train", "rm", *flags(recipe)]) == 0
     [first] = [json.loads(line) for line in (tmp_path / "rm" / "metrics.jsonl").read_text().splitlines()]
     assert first["loss/pair"] > 0 and first["num_labels"] > 0
 
@@ -120,5 +124,6 @@ def test_one_judged_answer_a_question_makes_no_pairs_and_a_copy_of_it_makes_ties
 def _doubled(case: Case) -> Case:
     [judged] = {j.answer for j in case.verdicts}
     copied = next(answer for answer in case.answers if answer.id == judged)
-    said = [j.model_copy(update={"answer": "copy", "verdict": Verdict.ABSTAIN if j.rater == "physician_2" else j.verdict}) for j in case.verdicts]
+    heard = {j: Verdict.ABSTAIN if j.rater == "physician_2" else j.verdict for j in case.verdicts}
+    said = [j.model_copy(update={"answer": "copy", "verdict": verdict}) for j, verdict in heard.items()]
     return case.model_copy(update={"answers": (*case.answers, copied.model_copy(update={"id": "copy"})), "verdicts": (*case.verdicts, *said)})
