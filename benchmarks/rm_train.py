@@ -6,7 +6,8 @@
 The work: `--pairs` pairs (an instruction, two of its answers, one criterion on which they differ), each trained on once by the same Bradley-Terry loss, with
 AdamW in float32, by models of the same size from random weights. A case has all its answers and criteria; TRL is given each pair as two sequences of
 instruction, answer and criterion. Ragged lengths up to those asked for; nothing is cut. Ours is what `promedical train rm` runs, with its Grain loader and
-packed rows; TRL's settings are the fastest that we found (benchmarks/peers/trl_reward.py). First steps, which compile, count for neither. Prints one JSON
+packed rows; TRL's settings are the fastest that we found (benchmarks/peers/trl_reward.py, which also says how its matrix products reach their full speed on a
+processor that MKL does not know: `--peer` may be a script that sets that and calls the Python). First steps, which compile, count for neither. Prints one JSON
 line: pairs a second of both, the medians of `--times` runs that take turns.
 """
 
@@ -22,8 +23,8 @@ from typing import Any
 
 from benchmarks import sizes
 
-SHAPES = {"pairs": 2000, "prompt": 192, "answers": 2, "answer": 128, "criteria": 7, "criterion": 24}
-WARM = 2  # steps that compile or warm up
+SHAPES = {"pairs": 2000, "prompt": 192, "answers": 3, "answer": 128, "criteria": 7, "criterion": 24}
+WARM = 4  # steps of ours that compile or warm up; the peer's script has its own
 
 
 def make_cases(given: Any) -> list[Any]:
@@ -93,7 +94,7 @@ def ours(cases: Sequence[Any], given: Any) -> dict[str, float]:
     nowhere = Path()
     config = RmConfig(out=nowhere, cases=nowhere, model=nowhere, verdict_weight=0.0, batch=given.batch, optimizer=Optimizer(learning_rate=1e-5))
     model, mesh = sizes.model(given), make_mesh(devices=jax.devices()[:1])
-    pack = packer(cases, judged_lengths, given.row, 1, "the benchmark's cases")
+    pack = packer(cases, judged_lengths, given.row or None, 1, "the benchmark's cases")
     batches = training_batches(cases, measure(cases, Shapes(), "cases"), given.batch, given.seed, "cases", pack)
     steps = len(cases) // given.batch
     with jax.set_mesh(mesh):
@@ -120,14 +121,14 @@ def ours(cases: Sequence[Any], given: Any) -> dict[str, float]:
 
 def theirs(folder: Path, given: Any) -> dict[str, Any]:
     command = [str(given.peer), str(Path(__file__).parent / "peers" / "trl_reward.py"), "--data", str(folder / "pairs.npz"), "--model", str(folder / "model")]
-    done = subprocess.run([*command, "--out", str(folder / "trl"), "--warm", str(WARM), "--batch", str(given.peer_batch)], capture_output=True, text=True)
+    done = subprocess.run([*command, "--out", str(folder / "trl"), "--batch", str(given.peer_batch)], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{given.peer}: TRL failed\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    given = sizes.parse(__doc__, arguments, {"peer": "python of an environment with TRL; left out: ours alone"}, **SHAPES, batch=8, row=2048, peer_batch=16)
+    given = sizes.parse(__doc__, arguments, {"peer": "python of an environment with TRL; left out: ours alone"}, **SHAPES, batch=8, row=0, peer_batch=8)
     import numpy as np
 
     from promedical_jax.model import hf
@@ -157,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "trl_pairs_per_second": round(rate["theirs"], 2),
             "trl_pairs_per_second_of_each_run": [round(run["pairs_per_second"], 2) for run in runs["theirs"]],
             "speedup": round(rate["ours"] / rate["theirs"], 2),
-            "trl": {name: runs["theirs"][0][name] for name in ("settings", "versions", "fill")},
+            "trl": {name: runs["theirs"][0][name] for name in ("settings", "versions", "fill", "matmul_gflops", "step_s", "machine") if name in runs["theirs"][0]},
         }
     sizes.publish("rm_train", figures, given, [*SHAPES, "batch", "row", "peer_batch"])
 

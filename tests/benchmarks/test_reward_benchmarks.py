@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny import quick_compilation
 
 from benchmarks import reward_model, rm_train, sizes
 
@@ -13,7 +14,7 @@ TINY = ["--width", "64", "--depth", "1", "--vocab", "64", "--times", "1"]
 
 def test_training_pairs_are_the_same_for_both(capsys) -> None:
     flags = "--pairs 88 --prompt 12 --answers 3 --answer 8 --criteria 4 --criterion 6 --batch 2 --row 160"
-    given = sizes.parse("", [*flags.split(), *TINY], {"peer": ""}, **rm_train.SHAPES, batch=8, row=160, peer_batch=16)
+    given = sizes.parse("", [*flags.split(), *TINY], {"peer": ""}, **rm_train.SHAPES, batch=8, row=160, peer_batch=8)
     cases = rm_train.make_cases(given)
     flat = rm_train.expanded(cases)
     # Of three answers each criterion gives two pairs; not all of the last case's are judged.
@@ -31,7 +32,8 @@ def test_training_pairs_are_the_same_for_both(capsys) -> None:
 
 def test_the_kinds_are_trained_and_measured(capsys, tmp_path: Path) -> None:
     flags = "--seeds 1 --train 64 --held_out 16 --base steps=2 --set steps=2 --set batch=8 --set foreign=1"
-    reward_model.main([*flags.split(), "--out", str(tmp_path)])
+    with quick_compilation():
+        reward_model.main([*flags.split(), "--out", str(tmp_path)])
     said = json.loads(capsys.readouterr().out.splitlines()[-1])
     [row] = said["seeds"]
     assert {"explicit", "blind", "implicit", "zero_shot"} <= row.keys()
