@@ -20,10 +20,12 @@ from scipy.stats import t as student
 from promedical_jax.bench.report import Report, read_report
 
 
-def over_seeds(values: list[float]) -> dict[str, float]:
-    """Mean over seeds with Student's 95 % interval; seeds are few, and each is one draw of everything."""
+def over_seeds(values: list[float]) -> dict[str, float | None]:
+    """Mean over seeds with Student's 95 % interval, null of one seed; seeds are few, and each is one draw of everything."""
     mean, n = float(np.mean(values)), len(values)
-    half = float(student.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
+    if n < 2:
+        return {"mean": round(mean, 4), "low": None, "high": None}
+    half = float(student.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
     return {"mean": round(mean, 4), "low": round(mean - half, 4), "high": round(mean + half, 4)}
 
 
