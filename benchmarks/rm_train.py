@@ -158,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "trl_pairs_per_second": round(rate["theirs"], 2),
             "trl_pairs_per_second_of_each_run": [round(run["pairs_per_second"], 2) for run in runs["theirs"]],
             "speedup": round(rate["ours"] / rate["theirs"], 2),
-            "trl": {name: runs["theirs"][0][name] for name in ("settings", "versions", "fill", "matmul_gflops", "step_s", "machine") if name in runs["theirs"][0]},
+            "trl": {name: runs["theirs"][0][name] for name in ("settings", "versions", "fill", "matmul_gflops", "step_s", "machine")},
         }
     sizes.publish("rm_train", figures, given, [*SHAPES, "batch", "row", "peer_batch"])
 

@@ -13,12 +13,12 @@ TINY = ["--width", "64", "--depth", "1", "--vocab", "64", "--times", "1"]
 
 
 def test_training_pairs_are_the_same_for_both(capsys) -> None:
-    flags = "--pairs 88 --prompt 12 --answers 3 --answer 8 --criteria 4 --criterion 6 --batch 2 --row 160"
+    flags = "--pairs 116 --prompt 12 --answers 3 --answer 8 --criteria 4 --criterion 6 --batch 2 --row 160"
     given = sizes.parse("", [*flags.split(), *TINY], {"peer": ""}, **rm_train.SHAPES, batch=8, row=160, peer_batch=8)
     cases = rm_train.make_cases(given)
     flat = rm_train.expanded(cases)
     # Of three answers each criterion gives two pairs; not all of the last case's are judged.
-    assert sum(case.labels.wins.sum() for case in cases) == len(flat["chosen"]) == 88
+    assert sum(case.labels.wins.sum() for case in cases) == len(flat["chosen"]) == 116
     assert (flat["chosen"][np.arange(len(flat["chosen"])), flat["chosen_length"] - 1] < 64).all()
     rows = [[*case.prompt, *answer, *criterion] for case in cases for answer in case.answers for criterion in case.criteria]
     given_rows = [row[:n].tolist() for side in ("chosen", "rejected") for row, n in zip(flat[side], flat[f"{side}_length"], strict=True)]
