@@ -162,8 +162,7 @@ def _preview_stage(config: Stage) -> dict[str, str]:
         if config.held_out:
             lines["held_out"] = f"{config.held_out}: {len(data.held_out):,} cases"
         if data.too_long:
-            action = "cut" if config.long.cut else "left out"
-            lines["too long"] = "; ".join(sentence(over, count, str(path), action, None) for path, count, over in data.too_long)
+            lines["too long"] = "; ".join(sentence(over, count, str(path), config.long.action, None) for path, count, over in data.too_long)
     else:
         cases = encode_file(config.cases, tokenizers["model"])
         if not isinstance(config, GrpoConfig):  # which samples its answers itself

@@ -56,6 +56,11 @@ class Long(Settings):
     share: Annotated[float, Field(ge=0, le=1)] = Field(0.0, description="of the cases that may be too long; more are an error")
     cut: bool = Field(False, description="cut them, but no token where a score is read; else they are left out")
 
+    @property
+    def action(self) -> str:
+        """What is done with them, in words."""
+        return "cut" if self.cut else "left out"
+
 
 class Calibration(Settings):
     """From scores to verdicts, fitted per tier to the labels of cases that are not trained on."""

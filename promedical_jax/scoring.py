@@ -255,9 +255,8 @@ def _list(config: ScoreConfig, found: list[long.TooLong], count: int, console: C
     """Lists the cases that are too long. Returns the ids of those that are left out: their answers stay unjudged."""
     if not found:
         return set()
-    action = "cut" if config.long.cut else "left out"
     with together():
         if chief():
-            long.write_list(_listed(config), found, action)
-    console.print(long.sentence(found, count, str(config.cases), action, _listed(config)), soft_wrap=True)
+            long.write_list(_listed(config), found, config.long.action)
+    console.print(long.sentence(found, count, str(config.cases), config.long.action, _listed(config)), soft_wrap=True)
     return set() if config.long.cut else {one.case for one in found}

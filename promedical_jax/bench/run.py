@@ -65,8 +65,7 @@ def _reward_model(config: BenchConfig, folder: Path) -> RewardModelFigures:
     if not cases:
         raise InputError(f"{config.cases}: each of the {len(every)} cases is too long, and none is left to measure; raise shapes, or set long.cut")
     if over:
-        action = "cut" if config.long.cut else "left out"
-        Console(stderr=True, quiet=not chief()).print(long.sentence(over, len(every), str(config.cases), action, None), soft_wrap=True)
+        Console(stderr=True, quiet=not chief()).print(long.sentence(over, len(every), str(config.cases), config.long.action, None), soft_wrap=True)
     check_tree("the reward model", judge.model.params["backbone"], judge.model.config, compute)
     paraphrases = read_cases(config.paraphrases) if config.paraphrases else None
     general = general_texts([case.case for case in cases])

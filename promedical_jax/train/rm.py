@@ -155,7 +155,7 @@ def _write_lists(config: RmConfig, data: Data) -> None:
     if data.kept:
         write_cases(config.out / "held_out.jsonl", [case.case for case in data.held_out])
     if data.too_long:
-        listed, action = config.out / "too_long.jsonl", "cut" if config.long.cut else "left out"
+        listed, action = config.out / "too_long.jsonl", config.long.action
         long.write_list(listed, [one for _, _, found in data.too_long for one in found], action)
         _say([long.sentence(found, count, str(path), action, listed) for path, count, found in data.too_long])
 
