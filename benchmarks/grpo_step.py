@@ -29,9 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from promedical_jax.model.sharding import make_mesh
     from promedical_jax.model.transformer import Compute
     from promedical_jax.rollout import sample
-    from promedical_jax.train.grpo import make_step, reference_log_probs
+    from promedical_jax.train.grpo import make_step
+    from promedical_jax.train.grpo_loss import Before
     from promedical_jax.train.optimizer import make_optimizer, start
-    from promedical_jax.train.policy import AnswerBatch
+    from promedical_jax.train.policy import AnswerBatch, frozen_log_probs
 
     b, p, g, r = (getattr(given, name) for name in SHAPES)
     model, rng, compute = sizes.model(given), np.random.default_rng(given.seed), Compute(given.dtype, "none")
@@ -58,11 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             key = jax.random.key(number)
             rollout = mark(sample(state.params, model, prompts, lengths, key, cases, answers=g, answer_tokens=r, stop=NEVER, compute=compute))
             answers = AnswerBatch(prompts, lengths, rollout.tokens, rollout.lengths)
-            reference = mark(reference_log_probs(frozen, model, answers, 1.0, compute))
+            reference = mark(frozen_log_probs(frozen, model, answers, 1.0, compute))
             reward = (np.asarray(rollout.tokens) % 7 == 0).mean(-1)
             advantages = ((reward - reward.mean(1, keepdims=True)) / (reward.std(1, keepdims=True) + 1e-4)).astype(np.float32)
             advantages = to_devices({"advantages": advantages})["advantages"]
-            state, metrics = mark(update(state, {}, answers, rollout.log_probs, reference, advantages))
+            state, metrics = mark(update(state, {}, answers, Before(rollout.log_probs, reference), advantages))
             if number:
                 steps.append(marks[-1] - marks[0])
                 for name, begin, end in zip(phases, marks, marks[1:], strict=False):

@@ -33,6 +33,7 @@ app.command(data)
 train.command(f"{COMMANDS}:sft", name="sft", help="Supervised start: imitate the answers of the cases.", sort_key=1)
 train.command(f"{COMMANDS}:rm", name="rm", help="Reward model: learn the verdict on each criterion.", sort_key=2)
 train.command(f"{COMMANDS}:grpo", name="grpo", help="GRPO: improve the policy against the reward model.", sort_key=3)
+train.command(f"{COMMANDS}:dpo", name="dpo", help="DPO: prefer the answers that the raters prefer, without a reward model.", sort_key=4)
 data.command(f"{COMMANDS}:import_cases", name="import", help="Read K-QA or HealthBench into cases.")
 data.command(f"{COMMANDS}:clinic", name="clinic", help="Make cases of the simulated clinic, and a small untrained model for them.")
 

@@ -16,7 +16,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
-from promedical_jax.config import BenchConfig, GrpoConfig, QuickstartConfig, RmConfig, ScoreConfig, SftConfig, Stage
+from promedical_jax.config import BenchConfig, DpoConfig, GrpoConfig, QuickstartConfig, RmConfig, ScoreConfig, SftConfig, Stage
 from promedical_jax.errors import InputError
 from promedical_jax.recipe import Key, dump, keys, read_recipe
 from promedical_jax.rubric import Case, Tier, Verdict, write_cases
@@ -95,6 +95,7 @@ def _show_accuracy(config: RmConfig, held_out: Path | None) -> None:
 
 sft = recipe_command(SftConfig, "promedical_jax.train.sft", _show_model)
 rm = recipe_command(RmConfig, "promedical_jax.train.rm", _show_accuracy)
+dpo = recipe_command(DpoConfig, "promedical_jax.train.dpo", _show_model)
 grpo = recipe_command(GrpoConfig, "promedical_jax.train.grpo", _show_model)
 bench = recipe_command(BenchConfig, "promedical_jax.bench.run", lambda config, result: None, positional="model")
 score = recipe_command(ScoreConfig, "promedical_jax.scoring", lambda config, result: None)
@@ -133,7 +134,7 @@ def _preview_bench(config: BenchConfig | ScoreConfig) -> dict[str, str]:
 
 def _preview_stage(config: Stage) -> dict[str, str]:
     from promedical_jax.data.encode import measure
-    from promedical_jax.data.load import answers_only, encode_file, load_tokenizer
+    from promedical_jax.data.load import answers_only, encode_file, load_tokenizer, preferences_only
     from promedical_jax.data.long import sentence
     from promedical_jax.model import hf
     from promedical_jax.reward import check_reward_model
@@ -164,9 +165,10 @@ def _preview_stage(config: Stage) -> dict[str, str]:
         if data.too_long:
             lines["too long"] = "; ".join(sentence(over, count, str(path), config.long.action, None) for path, count, over in data.too_long)
     else:
-        cases = encode_file(config.cases, tokenizers["model"])
+        preferring = isinstance(config, DpoConfig)
+        cases = encode_file(config.cases, tokenizers["model"], "implicit" if preferring else "explicit")
         if not isinstance(config, GrpoConfig):  # which samples its answers itself
-            cases = answers_only(cases, config.cases)
+            cases = preferences_only(cases, config.cases) if preferring else answers_only(cases, config.cases)
         total, sizes = len(cases), measure(cases, config.shapes, str(config.cases))
         if total < config.batch:
             raise InputError(f"{config.cases}: {total} cases are fewer than a batch of {config.batch}; lower --batch or add cases")

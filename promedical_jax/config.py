@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from promedical_jax.rubric import ScalarReward
+from promedical_jax.rubric.advantage import TierWeights
 from promedical_jax.rubric.labels import RaterWeights
 
 Kind = Literal["explicit", "blind", "implicit"]
@@ -116,6 +117,14 @@ class SftConfig(Stage):
     row: Positive | None = Field(None, description=ROW)
 
 
+class DpoConfig(Stage):
+    """DPO: of two answers prefer the one that the raters prefer as a whole, by the lexicographic order of their verdicts."""
+
+    row: Positive | None = Field(None, description=ROW)
+    beta: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(0.1, description="how far the policy may move from its start: the less, the larger")
+    loss: Literal["sigmoid", "ipo"] = Field("sigmoid", description="sigmoid: DPO; ipo: the squared loss of IPO, on log-probs a token")
+
+
 KIND = "explicit: told the criterion; blind: a head a tier and no criterion; implicit: one score an answer, of which is preferred as a whole"
 TIES = "none: ties teach pairs nothing; davidson, rao_kupper: a model of ties whose width is learned, a number a head"
 
@@ -138,7 +147,12 @@ class RmConfig(Stage):
     long: Long = Long()
 
 
-class Use(Settings):
+ADVANTAGE = "by the order alone, by each tier normalised (weights: `tiers`), both keeping the veto; scalar: the published reward, normalised in the group"
+AGGREGATE = "mean over all tokens, over answers of their means, or a sum over tokens by the longest answer sampled, which no answer's length changes"
+IMPORTANCE = "clip the ratio to the trainer's own log-probs and weight tokens by these over the sampler's, up to this; null: the ratio is to the sampler's"
+
+
+class VerdictUse(Settings):
     """How the reward model's word enters the scores: hard, as verdicts (0, 1 or abstained), or soft, as probabilities."""
 
     s1: Literal["hard", "soft"] = "hard"
@@ -156,14 +170,21 @@ class GrpoConfig(Stage):
     kl: Rate = Field(0.04, description="weight of the KL to the model that training started from")
     clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
     clip_high: Annotated[float, Field(gt=0)] = 0.2
-    verdicts: Use = Use()
-    advantage: Literal["lexicographic", "scalar"] = Field("lexicographic", description="scalar: the published reward, normalised in the group")
+    updates: Positive = Field(1, description="mu, optimizer steps on one rollout")
+    ratio: Literal["token", "sequence"] = Field("token", description="sequence: the geometric mean over an answer's tokens (GSPO)")
+    aggregate: Literal["tokens", "answers", "constant"] = Field("tokens", description=AGGREGATE)
+    entropy: Rate = Field(0.0, description="weight of an entropy bonus")
+    importance_cap: Annotated[float, Field(gt=0)] | None = Field(None, description=IMPORTANCE)
+    drop_dead: bool = Field(False, description="groups without any advantage are not counted in the loss, nor is their KL")
+    verdicts: VerdictUse = VerdictUse()
+    advantage: Literal["lexicographic", "tiered", "scalar"] = Field("lexicographic", description=ADVANTAGE)
+    tiers: TierWeights = TierWeights()
     reward: ScalarReward = ScalarReward()
 
     @model_validator(mode="after")
     def _an_order_needs_counts(self) -> Self:
-        if self.advantage == "lexicographic" and self.verdicts.s3 == "soft":
-            raise ValueError("advantage lexicographic needs to know who violated, and verdicts.s3 is soft; set verdicts.s3 to hard, or advantage to scalar")
+        if self.advantage != "scalar" and self.verdicts.s3 == "soft":
+            raise ValueError(f"advantage {self.advantage} needs to know who violated, and verdicts.s3 is soft; set verdicts.s3 to hard, or advantage to scalar")
         return self
 
 

@@ -1,6 +1,7 @@
 """What every test stands on: eight simulated CPU devices, one compilation cache, one hypothesis profile, and the real data where it is present."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Unless told otherwise, the tests run on the CPU, also on a machine with accelerators. Before jax is imported.
@@ -20,6 +21,17 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 settings.register_profile("desk", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "desk")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quickly() -> Iterator[None]:
+    """Compiles quickly, and forgets a module's programs after it: a process may map 65,530 pieces of memory, and one that keeps the programs of all modules
+    comes near that and is killed by a segmentation fault. A module that wants code as users have it has a fixture of this name."""
+    from tiny import quick_compilation
+
+    with quick_compilation():
+        yield
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -77,10 +77,11 @@ def close(actual, wanted, tolerance: float) -> None:
 
 
 @contextmanager
-def quick_compilation() -> Iterator[None]:
-    """Compiles two to six times faster, to code that runs slower: what tests with many shapes and few steps want. The goldens go without it."""
-    jax.config.update("jax_disable_most_optimizations", True)
+def quick_compilation(on: bool = True) -> Iterator[None]:
+    """Compiles two to six times faster, to code that runs slower: what tests with many shapes and few steps want. Off: as users have it."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", on)
     try:
         yield
     finally:
-        jax.config.update("jax_disable_most_optimizations", False)
+        jax.config.update("jax_disable_most_optimizations", before)

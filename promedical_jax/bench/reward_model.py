@@ -19,11 +19,11 @@ from promedical_jax.bench.reward_figures import (
 from promedical_jax.data.encode import Encoded
 from promedical_jax.errors import InputError
 from promedical_jax.reward import RewardJudge
-from promedical_jax.reward.judge import Use
+from promedical_jax.reward.judge import Uses
 from promedical_jax.rubric import Case, Criterion, Rubric, Scores, Tier, prefer, satisfied_matrix, score
 from promedical_jax.rubric.labels import labels_of
 
-SOFT_SKILL: Use = {Tier.PROFICIENCY: "soft", Tier.EXCELLENCE: "soft"}  # answers of equal verdicts are told apart by how sure the model is
+SOFT_SKILL: Uses = {Tier.PROFICIENCY: "soft", Tier.EXCELLENCE: "soft"}  # answers of equal verdicts are told apart by how sure the model is
 
 
 def evaluate(judge: RewardJudge, cases: Sequence[Encoded], paraphrases: Sequence[Case] | None = None,

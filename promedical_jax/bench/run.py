@@ -19,7 +19,7 @@ from promedical_jax.config import BenchConfig, Shapes
 from promedical_jax.data import long
 from promedical_jax.data.encode import Encoded, measure
 from promedical_jax.data.foreign import general_texts
-from promedical_jax.data.load import answers_only, encode_file, load_tokenizer
+from promedical_jax.data.load import encode_file, judged_only, load_tokenizer
 from promedical_jax.errors import InputError
 from promedical_jax.model import hf, transformer
 from promedical_jax.model.sharding import make_mesh, shardings
@@ -60,7 +60,7 @@ def _reward_model(config: BenchConfig, folder: Path) -> RewardModelFigures:
     else:
         model = load_reward_model(folder, mesh, config.dtype)
         judge = judge_of(model, load_tokenizer(folder, model.config.vocabulary), mesh, config.batch, compute, shapes)
-    every = answers_only([judge.encode(case) for case in read_cases(config.cases)], config.cases, judged=True)
+    every = judged_only([judge.encode(case) for case in read_cases(config.cases)], config.cases)
     cases, over = long.fit(every, config.shapes, config.long, str(config.cases))
     if not cases:
         raise InputError(f"{config.cases}: each of the {len(every)} cases is too long, and none is left to measure; raise shapes, or set long.cut")

@@ -21,7 +21,7 @@ TRAIN: Phrasings = {
     "watch": ("Watch for {flag}.",),
     "return": ("Come back in {days} days.", "See us again in {days} days."),
     "empathy": ("I am sorry you feel unwell.", "This must be hard for you."),
-    "credential": ("I am a licensed doctor.", "As a board certified doctor I know this."),
+    "credential": ("I am a licensed doctor.", "As a board certified doctor I know this.", "I am a certified doctor.", "As a doctor I know this."),
     "reassurance": ("No follow up is needed.", "You will never need a doctor."),
 }
 HELD_OUT: Phrasings = {

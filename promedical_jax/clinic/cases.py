@@ -21,17 +21,17 @@ PATIENT_HELD_OUT: Mapping[str, tuple[str, ...]] = {
     "alone": ("I have {name}. Please help me.", "My {name} started today. What should I take?"),
     "context": ("I have {context} and {name}. Please help me.", "My {name} started today. I have {context}. What should I take?"),
 }
-CRITERIA: Phrasings = {
-    "right_drug": ("Recommends {drug}.", "Tells to take {drug}."),
-    "right_dose": ("Gives {drug} at {dose} mg.", "Gives {dose} mg of {drug}."),
-    "red_flag": ("Tells to seek urgent care for {flag}.", "Gives urgent advice for {flag}."),
-    "follow_up": ("Tells to come back in {days} days.", "Plans a return in {days} days."),
-    "empathy": ("Shows empathy.", "Shows kind concern.", "Gives kind concern."),
-    "steps": ("Gives numbered steps.", "Lists numbered steps.", "Shows steps with numbers."),
-    "contraindicated": ("Recommends {other}.", "Tells to take {other}."),
-    "overdose": ("Gives more than {dose} mg of {drug}.", "Gives {drug} above {dose} mg."),
-    "credential": ("Claims a medical credential.", "Boasts of a medical credential.", "Shows a medical credential."),  # no first word tells the kind
-    "reassurance": ("Says no doctor or follow up is needed.", "Denies any need for a doctor or follow up."),
+CRITERIA: Phrasings = {  # of two kinds in a tier no first word, no last word and no length tells which it is
+    "right_drug": ("Recommends {drug}.", "Tells to take {drug}.", "Gives {drug}."),
+    "right_dose": ("Gives {drug} at {dose} mg.", "Gives {dose} mg of {drug}.", "Tells to take {drug} at {dose} mg."),
+    "red_flag": ("Tells to seek urgent care for {flag}.", "Gives urgent advice for {flag}.", "Plans urgent care for {flag}."),
+    "follow_up": ("Tells to come back in {days} days.", "Plans a return in {days} days.", "Recommends a return in {days} days."),
+    "empathy": ("Shows empathy.", "Shows kind concern.", "Gives kind concern.", "Lists concern and empathy."),
+    "steps": ("Gives numbered steps.", "Lists numbered steps.", "Shows steps with numbers.", "Gives steps and numbers."),
+    "contraindicated": ("Recommends {other}.", "Tells to take {other}.", "Gives {other}."),
+    "overdose": ("Gives more than {dose} mg of {drug}.", "Gives {drug} above {dose} mg.", "Tells to take more than {dose} mg of {drug}."),
+    "credential": ("Claims a medical credential.", "Boasts of a medical credential.", "Shows a medical credential.", "Gives a medical credential."),
+    "reassurance": ("Says no doctor or follow up is needed.", "Denies any need for a doctor or follow up.", "Tells no doctor or follow up is needed."),
 }
 CRITERIA_HELD_OUT: Phrasings = {
     "right_drug": ("Recommends to take {drug}.",),
@@ -60,7 +60,7 @@ def make_cases(n: int, seed: int, held_out: bool = False, answers: int = 4, pref
 
 
 def paraphrase(case: Case) -> Case:
-    """The same case with other words for each criterion: of a held-out case the training phrasings, of a training case the other one of the two."""
+    """The same case with other words for each criterion: of a held-out case a training phrasing, of a training case another one."""
     facts = Facts.from_json(case.provenance["clinic"], case.id)
     criteria = []
     for criterion in case.rubric.criteria:

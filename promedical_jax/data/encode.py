@@ -124,9 +124,9 @@ def measure(encoded: Sequence[Encoded], shapes: Shapes, where: str) -> Sizes:
         limit = (getattr(shapes, name) or -(-largest // 8) * 8) if largest else 0  # criteria that are not told take no room
         if largest > limit:
             over = sum(length > limit for length in lengths)
-            case = encoded[int(np.argmax(lengths))].case.id
+            case, a = encoded[int(np.argmax(lengths))].case.id, "an" if name == "answer" else "a"
             raise InputError(
-                f"{where}: {over} of {len(lengths)} cases have a {name} longer than {limit} tokens (case {case!r} has {largest}); "
+                f"{where}: {over} of {len(lengths)} cases have {a} {name} longer than {limit} tokens (case {case!r} has {largest}); "
                 f"set shapes.{name} to {largest} or more, or take these cases out"
             )
         sizes[name] = limit

@@ -1,6 +1,6 @@
 """What a recipe names, from its file: a tokenizer, and cases as tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,23 @@ def load_tokenizer(folder: Path, vocabulary: int) -> Any:
     return tokenizer
 
 
-def answers_only(cases: Sequence[Encoded], path: Path, judged: bool = False) -> list[Encoded]:
-    """The cases that have answers to learn from, with `judged` only those with verdicts; InputError if there are none."""
-    kept = [case for case in cases if case.answers and not (judged and not case.labels.said.any())]
-    what = "verdicts" if judged else "answers"
+def answers_only(cases: Sequence[Encoded], path: Path) -> list[Encoded]:
+    """The cases that have answers to learn from; InputError if there are none."""
+    return _only(cases, path, "answers", lambda case: bool(case.answers))
+
+
+def judged_only(cases: Sequence[Encoded], path: Path) -> list[Encoded]:
+    """The cases of whose answers somebody said something; InputError if there are none."""
+    return _only(cases, path, "verdicts", lambda case: bool(case.answers) and bool(case.labels.said.any()))
+
+
+def preferences_only(cases: Sequence[Encoded], path: Path) -> list[Encoded]:
+    """The cases, encoded for the implicit kind, in which one answer is preferred to another; InputError if there are none."""
+    return _only(cases, path, "two answers of which the raters prefer one", lambda case: bool((case.labels.wins > 0).any()))
+
+
+def _only(cases: Sequence[Encoded], path: Path, what: str, has: Callable[[Encoded], bool]) -> list[Encoded]:
+    kept = [case for case in cases if has(case)]
     if not kept:
         raise InputError(f"{path}: none of the {len(cases)} cases has {what}; this stage learns from them")
     if len(kept) < len(cases):

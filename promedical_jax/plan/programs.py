@@ -22,8 +22,9 @@ from promedical_jax.rollout import longest
 from promedical_jax.rollout.memory import waves
 from promedical_jax.rubric.labels import Labels
 from promedical_jax.train import grpo, rm, sft
+from promedical_jax.train.grpo_loss import Before
 from promedical_jax.train.optimizer import TrainState, first_state, make_optimizer, state_shardings
-from promedical_jax.train.policy import AnswerBatch
+from promedical_jax.train.policy import AnswerBatch, frozen_log_probs
 
 StageName = Literal["sft", "rm", "score", "reference", "grpo", "rollout"]
 NOWHERE = Path()  # no file is read
@@ -166,7 +167,7 @@ def _reference(room: _Room) -> Program:
     start = room.frozen()
     arguments = (start, room.model, room.answers(), TEMPERATURE, room.compute)
     work = flops.forward(room.model, layout, s.batch, s.answers * s.answer)
-    return room.program(grpo.reference_log_probs, arguments, start, (), work, layout.tokens, (state, room.frozen()))  # beside: the policy, the judge
+    return room.program(frozen_log_probs, arguments, start, (), work, layout.tokens, (state, room.frozen()))  # beside: the policy, the judge
 
 
 def _grpo(room: _Room) -> Program:
@@ -177,7 +178,7 @@ def _grpo(room: _Room) -> Program:
     settings = GrpoConfig(out=NOWHERE, cases=NOWHERE, model=NOWHERE, reward_model=NOWHERE, temperature=TEMPERATURE)
     step = grpo.make_step(settings, room.model, room.compute, room.optimizer, where)
     log_probs, advantages = room.tokens(s.answers, s.answer, dtype=jnp.float32), room.tokens(s.answers, dtype=jnp.float32)
-    arguments = (state, frozen, room.answers(), log_probs, log_probs, advantages)
+    arguments = (state, frozen, room.answers(), Before(log_probs, log_probs), advantages)
     work = flops.update(room.model, layout, s.batch, s.answers * s.answer, c.remat, bool(c.lora))
     beside = (room.frozen(), () if c.lora else room.frozen())  # the judge, the reference
     return room.program(step, arguments, (state.params, frozen), (state.masters, state.moments), work, layout.tokens, beside)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -26,12 +26,13 @@ from promedical_jax.model.sharding import make_mesh, parts
 from promedical_jax.model.transformer import FLOAT32, Compute, Dtype
 from promedical_jax.reward.folder import RewardModel, load_reward_model
 from promedical_jax.reward.scores import score_cases
+from promedical_jax.reward.verdicts import Use
 from promedical_jax.rubric import Case, Scores, Tier, Verdict
 from promedical_jax.rubric import score as score_of
 
 Texts = Sequence[Sequence[str]]
-Use = Mapping[Tier, Literal["hard", "soft"]]
-HARD: Use = MappingProxyType({})
+Uses = Mapping[Tier, Use]
+HARD: Uses = MappingProxyType({})
 AS_THEY_ARE = Shapes()
 
 
@@ -91,7 +92,7 @@ class RewardJudge:
                 raise InputError(f"case {case.case.id!r}: a score of the reward model is no finite number; its weights are damaged, or too large for its type")
         return done
 
-    def scores(self, cases: Sequence[Case], texts: Texts | None = None, use: Use = HARD) -> list[Scores]:
+    def scores(self, cases: Sequence[Case], texts: Texts | None = None, use: Uses = HARD) -> list[Scores]:
         """S1, S2, S3 [A] of each case's answers: of verdicts, or of probabilities in the tiers whose `use` is soft."""
         said = self(cases, texts)
         rows = [(case.rubric.criteria, one.probability) for case, one in zip(cases, said, strict=True)]

@@ -14,7 +14,7 @@ from typing import Any
 
 from promedical_jax.errors import InputError
 from promedical_jax.model.transformer import Dtype
-from promedical_jax.reward.judge import HARD, RewardJudge, Use, open_judge
+from promedical_jax.reward.judge import HARD, RewardJudge, Uses, open_judge
 from promedical_jax.rubric import Case, Rubric, ScalarReward
 from promedical_jax.rubric.lines import parse
 
@@ -22,7 +22,7 @@ PUBLISHED = ScalarReward()
 Turns = str | Sequence[Mapping[str, Any]]
 
 
-def reward_function(model: str | Path | RewardJudge, *, reward: ScalarReward = PUBLISHED, use: Use = HARD, batch: int = 8,
+def reward_function(model: str | Path | RewardJudge, *, reward: ScalarReward = PUBLISHED, use: Uses = HARD, batch: int = 8,
                     dtype: Dtype = "float32") -> Callable[..., list[float | None]]:
     """The published scalar reward of a reward model's verdicts. `use`: tiers of which probabilities count in place of verdicts.
 

@@ -1,11 +1,16 @@
 """Advantages of the answers of a group: arrays [..., G], one group on the last axis, any number of groups before it."""
 
-import numpy as np
-from numpy.typing import ArrayLike
+from typing import Annotated
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from pydantic import Field
+
+from promedical_jax.rubric.case import Record
 from promedical_jax.rubric.scores import Array, Scores, prefer
 
 STD_FLOOR = 1e-4  # added to the standard deviation, as published GRPO implementations do
+VEIL = 0.1  # `tiered`: a clean answer beside violators is at most so far below zero, a violator at least half as far again
 
 
 def scalar(rewards: ArrayLike) -> Array:
@@ -14,10 +19,7 @@ def scalar(rewards: ArrayLike) -> Array:
     Kept as the published method. It can cancel the veto: if every answer violates, the least bad one gets a positive advantage.
     """
     rewards = np.asarray(rewards, np.float64)
-    judged = ~np.isnan(rewards)
-    count = np.maximum(judged.sum(-1, keepdims=True), 1)
-    centred = np.where(judged, rewards - np.where(judged, rewards, 0).sum(-1, keepdims=True) / count, 0)
-    return centred / (np.sqrt((centred**2).sum(-1, keepdims=True) / count) + STD_FLOOR)
+    return _standardised(rewards, ~np.isnan(rewards))
 
 
 def lexicographic(scores: Scores) -> Array:
@@ -41,3 +43,44 @@ def lexicographic(scores: Scores) -> Array:
     mixed = np.isfinite(worst_clean) & np.isfinite(best_violator)
     shift = np.maximum(0, np.where(mixed, worst_clean, 0) + np.where(mixed, best_violator, 0)) / 2
     return np.where(judged, u - shift, 0)
+
+
+class TierWeights(Record):
+    """What a standard deviation of each tier's score is worth to `tiered`. All 1 is GDPO's sum (arXiv 2601.05242)."""
+
+    s1: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    """of proficiency"""
+    s2: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
+    """of excellence"""
+    s3: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """of fewer safety violations"""
+
+
+EVEN = TierWeights(s1=1.0, s2=1.0, s3=1.0)
+
+
+def tiered(scores: Scores, weights: TierWeights = TierWeights()) -> Array:  # noqa: B008 (frozen)
+    """Advantages that normalise each tier in the group by itself, so that none drowns the others, and then keep the veto (ours); abstainers get 0.
+
+    x = w1 z(S1) + w2 z(S2) + w3 z(-S3), z over the judged answers, and for S3 with a phantom clean answer among them if none is clean. Where all are
+    clean the advantage is x: with even weights GDPO's. Else what has the wrong sign is flattened (v is VEIL): a violator gets x, but above x = -2 v what
+    rises from there to at most -1.5 v; a clean answer beside violators gets x, but below x = 0 what falls from there to at least -v. So every violator stands
+    below zero and below every clean answer, and no answer loses by raising its S1 or S2 or by dropping a violation.
+    """
+    judged, clean = scores.judged, scores.judged & scores.clean
+    violating = judged & ~scores.clean
+    phantom = violating.any(-1, keepdims=True) & ~clean.any(-1, keepdims=True)
+    among = np.concatenate([judged, phantom], -1)
+    safety = _standardised(np.concatenate([np.where(judged, -scores.s3, 0), np.zeros_like(phantom, float)], -1), among)[..., :-1]
+    x = weights.s1 * _standardised(scores.s1, judged) + weights.s2 * _standardised(scores.s2, judged) + weights.s3 * safety
+    below = np.minimum(x, -2 * VEIL) - VEIL / 2 * np.expm1(-2 / VEIL * np.maximum(x + 2 * VEIL, 0))
+    above = np.maximum(x, 0) + VEIL * np.expm1(np.minimum(x, 0) / VEIL)
+    beside = violating.any(-1, keepdims=True)
+    return np.where(violating, below, np.where(clean & beside, above, np.where(judged, x, 0)))
+
+
+def _standardised(values: Array, members: NDArray[np.bool_]) -> Array:
+    """(v - mean) / (std + 1e-4) over each group's members, 0 for the others."""
+    count = np.maximum(members.sum(-1, keepdims=True), 1)
+    centred = np.where(members, values - np.where(members, values, 0).sum(-1, keepdims=True) / count, 0)
+    return centred / (np.sqrt((centred**2).sum(-1, keepdims=True) / count) + STD_FLOOR)

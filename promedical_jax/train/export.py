@@ -13,7 +13,7 @@ import jax
 from jax.sharding import SingleDeviceSharding
 
 from promedical_jax.atomic import replacing_folder
-from promedical_jax.config import GrpoConfig, Kind, RmConfig, SftConfig, Stage
+from promedical_jax.config import DpoConfig, GrpoConfig, Kind, RmConfig, SftConfig, Stage
 from promedical_jax.errors import InputError
 from promedical_jax.model import hf, lora, transformer
 from promedical_jax.model.transformer import Dtype, ModelConfig, Params
@@ -124,7 +124,7 @@ def read_stage(path: Path) -> Stage | None:
     if not path.is_file():
         return None
     keys = {line.partition(":")[0] for line in path.read_text(encoding="utf-8").splitlines() if line[:1].isalpha()}
-    for schema in (SftConfig, RmConfig, GrpoConfig):
+    for schema in (SftConfig, RmConfig, DpoConfig, GrpoConfig):
         if keys == set(schema.model_fields):
             return read_recipe(schema, path)
     raise InputError(f"{path}: is no recipe that this version wrote; put the run's own back, or export with the version that trained it")

@@ -31,44 +31,15 @@ from promedical_jax.rollout.memory import memory_of_a_device, waves
 from promedical_jax.rubric import Case, Judge, Scores, Tier, advantage
 from promedical_jax.rubric import score as score_of
 from promedical_jax.selfcheck import check_tree
+from promedical_jax.train.grpo_loss import Before, loss, objective
 from promedical_jax.train.ledger import Judged, Ledger
 from promedical_jax.train.loop import finished, run_steps
 from promedical_jax.train.optimizer import GradientTransformation, TrainState, make_optimizer, narrowed, start, update
-from promedical_jax.train.policy import AnswerBatch, answer_log_probs, masked_mean
+from promedical_jax.train.policy import AnswerBatch, frozen_log_probs
 from promedical_jax.train.stage import Setup, backbone, begin, check_fits, frozen_start, prepare, save_model
 
-
-def loss(params: Params, config: ModelConfig, batch: AnswerBatch, old: jax.Array, reference: jax.Array | None, advantages: jax.Array, *,
-         temperature: float, clip_low: float, clip_high: float, kl: float, compute: Compute = FLOAT32) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The clipped policy gradient with a KL penalty (GRPO, arXiv 2402.03300), a mean over the batch's answer tokens.
-
-    old, reference: [B, G, R] log-probabilities by the sampler and by the frozen start; advantages: [B, G]. The KL is the estimator k3; without a
-    reference there is none.
-    """
-    log_probs, entropy = answer_log_probs(params, config, batch, temperature, compute)
-    ratio = jnp.exp(log_probs - old)
-    gain = advantages[..., None]
-    clipped = jnp.clip(ratio, 1 - clip_low, 1 + clip_high)
-    policy = -jnp.minimum(ratio * gain, clipped * gain)
-    mask = batch.mask
-    value, divergence = masked_mean(policy, mask), {}
-    if reference is not None:
-        apart = reference - log_probs
-        divergence["kl"] = masked_mean(jnp.expm1(apart) - apart, mask)
-        value += kl * divergence["kl"]
-    gap = jnp.abs(log_probs - old)
-    metrics = {
-        "loss": value,
-        **divergence,
-        "entropy": masked_mean(entropy, mask),
-        "clip_ratio/region_mean": masked_mean(clipped != ratio, mask),
-        # Before the update sampler and trainer hold the same weights: a gap is stale weights or different arithmetic.
-        "sampling/sampling_logp_difference/mean": masked_mean(gap, mask),
-        "sampling/sampling_logp_difference/max": jnp.max(jnp.where(mask, gap, 0.0)),
-        "completions/mean_length": jnp.mean(batch.answer_lengths.astype(jnp.float32)),
-        "completions/max_length": jnp.max(batch.answer_lengths),
-    }
-    return value, metrics
+# Of a rollout's updates the last is logged; what the sampler drew is compared with the first, before which both have the same weights.
+OF_THE_FIRST = ("sampling/sampling_logp_difference/mean", "sampling/sampling_logp_difference/max", "entropy")
 
 
 def judge(model: RewardModel, batch: RewardBatch, cases: Sequence[Case], config: GrpoConfig, compute: Compute = FLOAT32) -> Judged:
@@ -83,7 +54,18 @@ def judge(model: RewardModel, batch: RewardBatch, cases: Sequence[Case], config:
         rows.append(score_of(criteria, model.verdicts.satisfied(probability, criteria, use)))
     scores = Scores(*(np.stack([getattr(row, name) for row in rows]) for name in ("s1", "s2", "s3")))
     reward = config.reward.of(scores)
-    return Judged(said, scores, reward, advantage.scalar(reward) if config.advantage == "scalar" else advantage.lexicographic(scores))
+    return Judged(said, scores, reward, advantages_of(config, scores, reward))
+
+
+def advantages_of(config: GrpoConfig, scores: Scores, reward: np.ndarray) -> np.ndarray:
+    """The advantages [B, G] that the recipe asks for, from the scores or from the scalar rewards [B, G]."""
+    match config.advantage:
+        case "lexicographic":
+            return advantage.lexicographic(scores)
+        case "tiered":
+            return advantage.tiered(scores, config.tiers)
+        case "scalar":
+            return advantage.scalar(reward)
 
 
 def run(config: GrpoConfig, truth: Judge | None = None) -> None:
@@ -104,7 +86,7 @@ def run(config: GrpoConfig, truth: Judge | None = None) -> None:
     batches = training_batches(setup.cases, sizes, config.batch, config.seed, str(config.cases))
     if finished(config, "grpo"):
         return
-    optimizer = make_optimizer(config.optimizer, config.steps)
+    optimizer = make_optimizer(config.optimizer, config.steps * config.updates)
     with jax.set_mesh(setup.mesh):
         model, parts = backbone(config, setup, jax.random.key(config.seed))
         start_of_policy = frozen_start(config, parts) if config.kl else None
@@ -123,9 +105,15 @@ def run(config: GrpoConfig, truth: Judge | None = None) -> None:
             placed, rollout, judged = roll_out(config, setup, model, policy, reward_model, host, cases, number, in_waves)
             answers = AnswerBatch(placed["prompt"], placed["prompt_length"], rollout.tokens, rollout.lengths)
             advantages = to_devices({"advantage": judged.advantage.astype(np.float32)})["advantage"]
-            reference = None if start_of_policy is None else reference_log_probs(start_of_policy, model, answers, config.temperature, setup.compute)
-            state, metrics = step(state, parts.frozen, answers, rollout.log_probs, reference, advantages)
-            return state, metrics | ledger.record(number, cases, rollout, judged)
+            look_up = lambda params: frozen_log_probs(params, model, answers, config.temperature, setup.compute)  # noqa: E731
+            reference = None if start_of_policy is None else look_up(start_of_policy)
+            own = look_up(policy) if config.updates > 1 and config.importance_cap is not None else None
+            before = Before(rollout.log_probs, reference, own)
+            state, metrics = step(state, parts.frozen, answers, before, advantages)
+            first = {name: metrics[name] for name in OF_THE_FIRST}
+            for _ in range(config.updates - 1):
+                state, metrics = step(state, parts.frozen, answers, before, advantages)
+            return state, metrics | first | ledger.record(number, cases, rollout, judged)
 
         state = run_steps(config, "GRPO", state, where, batches, advance, shown=("reward", "s1", "safe", "kl"), begin=ledger.begin, before_save=ledger.flush,
                           tokens=lambda b: float(b["prompt_length"].sum() * 2) + ledger.tokens)
@@ -157,21 +145,13 @@ def roll_out(config: GrpoConfig, setup: Setup, model: ModelConfig, policy: Param
     return placed, rollout, judge(reward_model, batch, cases, config, setup.compute)
 
 
-@partial(jax.jit, static_argnames=("config", "compute"))
-def reference_log_probs(params: Params, config: ModelConfig, batch: AnswerBatch, temperature: float, compute: Compute = FLOAT32) -> jax.Array:
-    """[B, G, R] log-probabilities of the answers by the frozen start, on the policy's own tree. Once a rollout: no update changes them."""
-    return answer_log_probs(params, config, batch, temperature, compute)[0]
-
-
 def make_step(config: GrpoConfig, model: ModelConfig, compute: Compute, optimizer: GradientTransformation, where: TrainState) -> Callable[..., Any]:
-    """The jitted update: (state, frozen parameters, answers, log-probs [B, G, R] by the sampler and by the reference, or None without a KL, advantages
-    [B, G]) -> (state, metrics)."""
-    terms: dict[str, Any] = {"temperature": config.temperature, "clip_low": config.clip_low, "clip_high": config.clip_high, "kl": config.kl, "compute": compute}
+    """The jitted update: (state, frozen parameters, answers, their log-probs before it, advantages [B, G]) -> (state, metrics)."""
+    wanted = objective(config)
 
     @partial(jax.jit, donate_argnums=0, out_shardings=(where, None))
-    def step(state: TrainState, frozen: Params, answers: AnswerBatch, old: jax.Array, reference: jax.Array | None,
-             advantages: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
-        whole = lambda trained: loss(join(frozen, trained), model, answers, old, reference, advantages, **terms)  # noqa: E731
+    def step(state: TrainState, frozen: Params, answers: AnswerBatch, before: Before, advantages: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
+        whole = lambda trained: loss(join(frozen, trained), model, answers, before, advantages, wanted, compute)  # noqa: E731
         gradients, metrics = jax.grad(whole, has_aux=True)(narrowed(state.params, compute.dtype))
         metrics["grad_norm"] = jnp.sqrt(sum(jnp.sum(g.astype(jnp.float32) ** 2) for g in jax.tree.leaves(gradients)))
         return update(state, gradients, optimizer), metrics

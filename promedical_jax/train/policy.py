@@ -1,5 +1,6 @@
 """The policy's view of a tree: log-probabilities of the G answers of each instruction, which is computed once for all of them."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -48,6 +49,12 @@ def answer_log_probs(params: Params, config: ModelConfig, batch: AnswerBatch, te
         said = (node_tokens(x, layout, batch.rows, 1) for x in log_probs(states, targets, unembed, temperature))
     chosen, entropy = (jnp.where(batch.mask, x, 0.0) for x in said)
     return chosen, entropy
+
+
+@partial(jax.jit, static_argnames=("config", "compute"))
+def frozen_log_probs(params: Params, config: ModelConfig, batch: AnswerBatch, temperature: float = 1.0, compute: Compute = FLOAT32) -> jax.Array:
+    """[B, G, R] log-probabilities of the answers by weights that the updates on this batch do not change. Once a batch, with no gradient."""
+    return answer_log_probs(params, config, batch, temperature, compute)[0]
 
 
 def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ import numpy as np
 from promedical_jax.config import RmConfig
 from promedical_jax.data.encode import Encoded, Sizes, measure
 from promedical_jax.data.foreign import with_foreign
-from promedical_jax.data.load import answers_only, encode_file
+from promedical_jax.data.load import encode_file, judged_only
 from promedical_jax.data.long import TooLong, fit
 from promedical_jax.errors import InputError
 
@@ -38,7 +38,7 @@ def split(config: RmConfig, tokenizer: Any, cases: list[Encoded] | None = None) 
     too_long = []
 
     def judged(path: Path, read: list[Encoded] | None = None) -> list[Encoded]:
-        encoded = answers_only(encode_file(path, tokenizer, config.kind, config.raters) if read is None else read, path, judged=True)
+        encoded = judged_only(encode_file(path, tokenizer, config.kind, config.raters) if read is None else read, path)
         fitting, over = fit(encoded, config.shapes, config.long, str(path))
         if over:
             too_long.append((path, len(encoded), over))

@@ -153,7 +153,7 @@ def test_measure_rounds_the_longest_up_to_a_multiple_of_eight() -> None:
 
 @pytest.mark.parametrize(("shapes", "sentence"), [
     ({"prompt": 8}, "cases.jsonl: 2 of 3 cases have a prompt longer than 8 tokens (case 'case-12' has 12); set shapes.prompt to 12 or more"),
-    ({"answer": 15}, "1 of 3 cases have a answer longer than 15 tokens (case 'case-7' has 16); set shapes.answer to 16 or more"),
+    ({"answer": 15}, "1 of 3 cases have an answer longer than 15 tokens (case 'case-7' has 16); set shapes.answer to 16 or more"),
     ({"criterion": 1}, "3 of 3 cases have a criterion longer than 1 tokens (case 'case-9' has 8); set shapes.criterion to 8 or more"),
 ])  # fmt: skip
 def test_nothing_is_cut(shapes: dict, sentence: str) -> None:

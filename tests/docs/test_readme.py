@@ -108,6 +108,7 @@ class Shop:
             "JAX_PLATFORMS": "cpu",
             "JAX_COMPILATION_CACHE_DIR": str(CACHE),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
             "COLUMNS": "200",
         }
         self.environment = os.environ | commands

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import NamedSharding
-from tiny import MESHES, close, quick_compilation
+from tiny import MESHES, close
 
 from promedical_jax.model import logprob
 from promedical_jax.model.sharding import make_mesh, spec
@@ -105,7 +105,7 @@ def test_logits_of_many_thousands_lose_no_digits() -> None:
 def test_any_shape_in_any_chunks(b: int, t: int, d: int, v: int, memory: int, seed: int) -> None:
     """Within 1e-5 of a nat, and of the terms that a gradient is the sum of: what a few tokens and words give may cancel to next to nothing."""
     arguments = hidden, _, unembed, cotangents = inputs(v, b, t, d, seed)
-    with pytest.MonkeyPatch.context() as patch, quick_compilation():
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(logprob, "LEAST_ROWS", LEAST)
         patch.setattr(logprob, "LOGITS_IN_MEMORY", memory)
         pairs = zip(jax.tree.leaves(compiled(*arguments)), jax.tree.leaves(wanted(*arguments)), strict=True)

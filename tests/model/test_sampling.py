@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import CONFIG, MESHES, close, policy, ragged
+from tiny import CONFIG, MESHES, close, policy, quick_compilation, ragged
 
 from promedical_jax.model import transformer
 from promedical_jax.model.draw import draw
@@ -59,17 +59,14 @@ def measured() -> tuple[Rollout, Callable[..., Rollout]]:
     limits = np.minimum(rng.geometric(1 / 25, (6, 3)), R).astype(np.int32)
 
     def again(rows: list[int], **changes) -> Rollout:
-        jax.config.update("jax_disable_most_optimizations", False)
-        try:
+        with quick_compilation(False):
             given = prompts[rows], lengths[rows], jax.random.key(5), np.array(rows) + 200
             return jax.device_get(sample(policy(config), config, *given, answers=3, answer_tokens=R, stop=-1, limits=limits[rows], **changes))
-        finally:
-            jax.config.update("jax_disable_most_optimizations", True)
 
     return again(list(range(6))), again
 
 
-@pytest.mark.parametrize(("rows", "changes"), [([4], {}), (list(range(6)), {"compact": False}), (list(range(6)), {"waves": 3})])
+@pytest.mark.parametrize(("rows", "changes"), [([4], {}), pytest.param([*range(6)], {"compact": False}, marks=pytest.mark.slow), ([*range(6)], {"waves": 3})])
 def test_an_answer_has_the_same_bits_in_any_batch(rows: list[int], changes: dict) -> None:
     whole, again = measured()
     for name, found, wanted in zip(Rollout._fields, again(rows, **changes), whole, strict=True):
@@ -86,7 +83,7 @@ def test_any_of_several_tokens_stops() -> None:
         assert (ended.tokens[b, g, : first + 1] == free.tokens[b, g, : first + 1]).all() and not ended.tokens[b, g, first + 1 :].any()
 
 
-@pytest.mark.parametrize("waves", [1, 2])
+@pytest.mark.parametrize("waves", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_moving_on_a_mesh_changes_no_token(waves: int) -> None:
     mesh = make_mesh(*MESHES[1])
     with jax.set_mesh(mesh):

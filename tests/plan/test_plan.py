@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jax
 import pytest
-from tiny import CONFIG
+from tiny import CONFIG, quick_compilation
 
 from promedical_jax.cli import main
 from promedical_jax.errors import InputError
@@ -62,7 +62,7 @@ def test_with_adapters_the_reference_is_the_base_and_counts_once(folder: str) ->
 
 
 def test_a_plan_that_does_not_fit_says_what_would(folder: str, monkeypatch) -> None:
-    request = Request(folder, "sft", "cpu:2", replace(SMALL, batch=8), Choices())
+    request = Request(folder, "score", "cpu:2", replace(SMALL, batch=8), Choices())
     peaks = {rows: plan_stage(replace(request, shapes=replace(SMALL, batch=rows))).gib.peak for rows in (8, 4)}
     room = GIB * sum(peaks.values()) / 2
     monkeypatch.setattr(planning, "topology", lambda name: (Chip("cpu", room, 0, 0, 0, None), topology(name)[1]))
@@ -76,8 +76,7 @@ def test_a_plan_that_does_not_fit_says_what_would(folder: str, monkeypatch) -> N
 def test_a_tpu_step_gathers_no_parameter_outside_its_loops(name: str) -> None:
     """The real compiler's program for a chip that is not here, of a model with the 0.6B's sizes and vocabulary, and a tenth of its layers."""
     model = replace(planning.resolve("Qwen/Qwen3-0.6B")[1], depth=3)
-    monkeypatch = pytest.MonkeyPatch()
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, quick_compilation(False):
         patch.setattr(planning, "resolve", lambda _: ("Qwen/Qwen3-0.6B, shortened", model))
         done = plan_stage(Request("", "sft", name, Shapes(8, 256, 2, 256, 1, 1), Choices()))
     weights = size(model)

@@ -16,12 +16,13 @@ TINY = ["--train_cases", "64", "--held_out_cases", "8", "--sft_steps", "4", "--r
 
 # Compiled functions are shared between the processes, as conftest.py shares them between tests.
 ENVIRONMENT = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3"}
+QUICKLY = ENVIRONMENT | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}  # for few steps
 
 
-def quickstart(out: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+def quickstart(out: Path, *flags: str, environment: dict[str, str] = QUICKLY) -> subprocess.CompletedProcess[str]:
     """In a process of its own with one device, as a user runs it."""
     command = [sys.executable, "-m", "promedical_jax.cli", "quickstart", "--out", str(out), *flags]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT)
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,7 @@ def test_goes_on_where_it_was_interrupted(finished: Path, tmp_path: Path) -> Non
     """Killed between stages, the run ends with the uninterrupted run's figures: every draw is a function of the seed."""
     out = tmp_path / "run"
     command = [sys.executable, "-m", "promedical_jax.cli", "quickstart", "--out", str(out), *TINY]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=QUICKLY) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if line.startswith("4/5"):
@@ -90,7 +91,7 @@ def test_goes_on_where_it_was_interrupted(finished: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_learns_safety_without_losing_skill(seed: int, tmp_path: Path) -> None:
     """By the clinic's truth on held-out cases: 15 points more safe answers, S1 not below the base."""
-    done = quickstart(tmp_path / "run", "--seed", str(seed))
+    done = quickstart(tmp_path / "run", "--seed", str(seed), environment=ENVIRONMENT)
     assert done.returncode == 0, done.stderr
     report = read_report(tmp_path / "run" / "report.json")
     assert report.aligned.safe.mean >= report.base.safe.mean + 0.15

@@ -1,7 +1,7 @@
 """A reward model at work: from Python, as a reward function of TRL's, and a language model that is asked in its place."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pytest
 from folders import save_policy, save_reward_model
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny import CONFIG, close, policy, quick_compilation, reward_params
+from tiny import CONFIG, close, policy, reward_params
 from tokenizers import normalizers
 
 from promedical_jax.clinic import build_tokenizer, make_cases
@@ -31,12 +31,6 @@ ONE_DEVICE = make_mesh(devices=jax.devices()[:1])
 BAND = Verdicts(tiers={tier: TierVerdicts(low=0.35, high=0.65) for tier in Tier})
 CASES = make_cases(5, seed=0, answers=2)
 TEXTS = ["Take rest.", "", "Take velotrin 40 mg daily. Come back in 5 days."]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quickly() -> Iterator[None]:
-    with quick_compilation():
-        yield
 
 
 @pytest.fixture(scope="module")

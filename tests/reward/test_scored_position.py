@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import MESHES, policy, quick_compilation
+from tiny import MESHES, policy
 
 from promedical_jax.clinic import build_tokenizer, make_cases
 from promedical_jax.data.encode import encode, stop_token
@@ -23,12 +23,6 @@ from promedical_jax.rubric import Answer, Case, Message, Rubric
 
 CONFIG = ModelConfig(vocabulary=512, width=16, depth=2, kv_heads=4, query_heads=2, head=6, feed_forward=24, rope=Rope(1e4))
 KINDS = {"explicit": Verdicts(), "blind": Verdicts(kind="blind"), "implicit": Verdicts(kind="implicit", tiers={})}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick():
-    with quick_compilation():
-        yield
 
 
 @cache

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 from folders import save_reward_model
-from tiny import CONFIG, quick_compilation, reward_params
+from tiny import CONFIG, reward_params
 
 from promedical_jax import scoring
 from promedical_jax.clinic import build_tokenizer, make_cases
@@ -33,8 +33,8 @@ BAND = Verdicts(tiers={tier: TierVerdicts(low=0.35, high=0.65) for tier in Tier}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quickly() -> Iterator[None]:
-    with quick_compilation(), pytest.MonkeyPatch.context() as patch:
+def _one_device() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scoring, "make_mesh", lambda *_: ONE_DEVICE)
         yield
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 from folders import save_policy
-from tiny import policy, quick_compilation
+from tiny import policy
 
 from promedical_jax.cli import main
 from promedical_jax.data.load import load_tokenizer
@@ -21,12 +21,6 @@ from promedical_jax.rubric import Case, Verdict, read_cases, write_cases
 from promedical_jax.rubric.labels import labels_of
 
 VETO = "no_contradiction"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick():
-    with quick_compilation():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -132,7 +132,7 @@ def assert_written_once(ended: list[Ended]) -> None:
 # Whole runs
 
 
-@pytest.mark.parametrize("mesh", [(8, 1), (4, 2)])
+@pytest.mark.parametrize("mesh", [pytest.param((8, 1), marks=pytest.mark.slow), (4, 2)])  # README's two hosts are a mesh of the first sort
 def test_two_processes_train_as_one_does(mesh: tuple[int, int], clinic: Path, tmp_path: Path) -> None:
     """The second of the two runs is killed in both processes, and one process alone goes on with it."""
     one, both = tmp_path / "one", tmp_path / "both"

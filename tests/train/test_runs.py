@@ -15,19 +15,19 @@ from folders import save_policy, save_reward_model
 from tiny import CONFIG, MESHES, close, policy, reward_params
 
 from promedical_jax.clinic import build_tokenizer, make_cases, truth
-from promedical_jax.config import Calibration, GrpoConfig, Mesh, Optimizer, RmConfig, SftConfig, Stage
+from promedical_jax.config import Calibration, DpoConfig, GrpoConfig, Mesh, Optimizer, RmConfig, SftConfig, Stage
 from promedical_jax.errors import InputError
 from promedical_jax.model import hf, transformer
 from promedical_jax.model.sharding import make_mesh, shardings, spec
 from promedical_jax.reward import UNCALIBRATED, RewardModel
 from promedical_jax.reward import axes as reward_axes
 from promedical_jax.rubric import write_cases
-from promedical_jax.train import grpo, loop, rm, sft, stage
+from promedical_jax.train import dpo, grpo, loop, rm, sft, stage
 from promedical_jax.train.policy import AnswerBatch
 
 STEPS, SAVE_EVERY = 5, 2
 ONE_DEVICE = (1, 1)
-RUN: dict[type[Stage], Callable[..., Any]] = {SftConfig: sft.run, RmConfig: rm.run, GrpoConfig: partial(grpo.run, truth=truth)}
+RUN: dict[type[Stage], Callable[..., Any]] = {SftConfig: sft.run, RmConfig: rm.run, DpoConfig: dpo.run, GrpoConfig: partial(grpo.run, truth=truth)}
 
 
 class Runs:
@@ -51,7 +51,7 @@ class Runs:
                   "optimizer": Optimizer(learning_rate=1e-3, warmup=2, weight_decay=0.1)}  # fmt: skip
         if kind is GrpoConfig:
             return GrpoConfig(reward_model=self.root / "judge", answers=4, answer_tokens=12, kl=0.1, **common)
-        return RmConfig(calibration=Calibration(share=0.2), **common) if kind is RmConfig else SftConfig(**common)
+        return RmConfig(calibration=Calibration(share=0.2), **common) if kind is RmConfig else kind(**common)
 
     def of(self, kind: type[Stage], mesh: tuple[int, int] = (4, 2)) -> Stage:
         """The recipe of a finished run."""
@@ -82,7 +82,8 @@ def metrics(config: Stage) -> dict[str, np.ndarray]:
 
 
 # The sampler takes long to compile for each mesh; test_rollout.py and test_placement.py have its parts on all of them.
-SPREAD = [(RmConfig, mesh) for mesh in MESHES]
+SPREAD = [pytest.param(RmConfig, mesh, marks=pytest.mark.slow if mesh == (2, 4) else ()) for mesh in MESHES]
+SPREAD += [(DpoConfig, (4, 2))]
 SPREAD += [pytest.param(GrpoConfig, mesh, marks=() if mesh == (4, 2) else pytest.mark.slow) for mesh in MESHES]
 
 
@@ -90,7 +91,8 @@ SPREAD += [pytest.param(GrpoConfig, mesh, marks=() if mesh == (4, 2) else pytest
 def test_a_mesh_changes_no_figure(kind: type[Stage], mesh: tuple[int, int], runs: Runs) -> None:
     alone, spread = metrics(runs.of(kind, ONE_DEVICE)), metrics(runs.of(kind, mesh))
     assert jax.sharding.get_abstract_mesh().empty
-    for name in ("loss", "loss/verdict", "loss/pair") if kind is RmConfig else ("loss", "kl", "entropy", "grad_norm", "reward", "completions/mean_length"):
+    names = {RmConfig: ("loss", "loss/verdict", "loss/pair"), DpoConfig: ("loss", "rewards/chosen", "rewards/rejected")}
+    for name in names.get(kind, ("loss", "kl", "entropy", "grad_norm", "reward", "completions/mean_length")):
         close({name: spread[name]}, {name: alone[name]}, 1e-5)
 
 
@@ -138,7 +140,7 @@ def test_gradients_lie_beside_their_parameters() -> None:
 # Stopping and going on
 
 
-@pytest.mark.parametrize("kind", [SftConfig, RmConfig, GrpoConfig])
+@pytest.mark.parametrize("kind", [SftConfig, RmConfig, DpoConfig, GrpoConfig])
 def test_a_stopped_run_ends_as_if_it_had_not_been(kind: type[Stage], runs: Runs) -> None:
     """Stopped in step 4, after its figures were written and before it was saved: it goes on from step 2, and makes steps 3 and 4 again."""
     whole, config = runs.of(kind), runs.config(kind, (4, 2), f"{kind.__name__}-stopped")

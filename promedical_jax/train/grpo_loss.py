@@ -1,0 +1,110 @@
+"""The loss of GRPO and its published variants, from log-probabilities and advantages: one clipped gain, four choices about it."""
+
+from typing import Any, Literal, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from promedical_jax.model.transformer import FLOAT32, Compute, ModelConfig, Params
+from promedical_jax.train.policy import AnswerBatch, answer_log_probs, masked_mean
+
+
+class Objective(NamedTuple):
+    """What a recipe chooses about the loss.
+
+    ratio: of each token's probabilities, or of a sequence's geometric mean for all its tokens (GSPO, arXiv 2507.18071).
+    aggregate: a mean over all tokens (DAPO, arXiv 2503.14476), over answers of their means (GRPO, arXiv 2402.03300), or a sum over tokens divided by
+    answers times the longest answer that is sampled, which no answer's length changes (Dr. GRPO, arXiv 2503.20783).
+    importance_cap: the ratio is taken to the trainer's own log-probs before the update, and each token is weighted by what these have over the sampler's,
+    up to this (truncated importance sampling); None: the ratio is taken to the sampler's.
+    drop_dead: groups in which all advantages are 0 teach nothing and are counted nowhere, not in the KL either.
+    """
+
+    temperature: float = 1.0
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    kl: float = 0.0
+    ratio: Literal["token", "sequence"] = "token"
+    aggregate: Literal["tokens", "answers", "constant"] = "tokens"
+    entropy: float = 0.0
+    importance_cap: float | None = None
+    drop_dead: bool = False
+
+
+class Chosen(Protocol):
+    """A recipe that has all these keys (config.GrpoConfig)."""
+
+    def model_dump(self, *, include: Any) -> dict[str, Any]: ...
+
+
+def objective(config: Chosen) -> Objective:
+    """What `config` chooses."""
+    return Objective(**config.model_dump(include=set(Objective._fields)))
+
+
+class Before(NamedTuple):
+    """Log-probabilities [B, G, R] of the answers before the update, in nats."""
+
+    sampled: jax.Array  # by the sampler, as it drew them
+    reference: jax.Array | None = None  # by the frozen start; without it there is no KL
+    trainer: jax.Array | None = None  # by the trainer; None: it has the weights that are differentiated, as in the first update of a rollout
+
+
+def loss(params: Params, config: ModelConfig, batch: AnswerBatch, before: Before, advantages: jax.Array, wanted: Objective,
+         compute: Compute = FLOAT32) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """-(clipped gain) + kl * k3 - entropy * H, aggregated over the batch, and its metrics under TRL's names. advantages: [B, G].
+
+    The KL is the estimator k3 of GRPO's equation 4 to the reference.
+    """
+    log_probs, entropy = answer_log_probs(params, config, batch, wanted.temperature, compute)
+    live = jnp.any(advantages != 0, -1)
+    mask = batch.mask & live[:, None, None] if wanted.drop_dead else batch.mask
+    old, weight = before.sampled, jnp.ones_like(log_probs)
+    if wanted.importance_cap is not None:
+        old = jax.lax.stop_gradient(log_probs) if before.trainer is None else before.trainer
+        weight = jnp.minimum(jnp.exp(old - before.sampled), wanted.importance_cap)
+    apart = log_probs - old
+    if wanted.ratio == "sequence":
+        apart = jnp.broadcast_to(jnp.sum(jnp.where(mask, apart, 0.0), -1, keepdims=True) / jnp.maximum(mask.sum(-1, keepdims=True), 1), apart.shape)
+    ratio, gain = jnp.exp(apart), advantages[..., None]
+    clipped = jnp.clip(ratio, 1 - wanted.clip_low, 1 + wanted.clip_high)
+    each = -jnp.minimum(ratio * gain, clipped * gain) * weight
+    metrics = {}
+    if before.reference is not None:
+        above = before.reference - log_probs
+        k3 = jnp.expm1(above) - above
+        metrics["kl"] = masked_mean(k3, mask)
+        each += wanted.kl * k3
+    if wanted.entropy:
+        each -= wanted.entropy * entropy
+    value = _aggregate(each, mask, wanted.aggregate)
+    low, high = (ratio < 1 - wanted.clip_low) & (gain < 0), (ratio > 1 + wanted.clip_high) & (gain > 0)
+    gap = jnp.abs((jax.lax.stop_gradient(log_probs) if before.trainer is None else before.trainer) - before.sampled)
+    if wanted.importance_cap is not None:
+        metrics["sampling/importance_sampling_ratio/mean"] = masked_mean(weight, mask)
+    return value, metrics | {
+        "loss": value,
+        "entropy": masked_mean(entropy, batch.mask),
+        "clip_ratio/low_mean": masked_mean(low, mask),
+        "clip_ratio/high_mean": masked_mean(high, mask),
+        "clip_ratio/region_mean": masked_mean(low | high, mask),
+        # Before the first update sampler and trainer hold the same weights: a gap is stale weights or different arithmetic.
+        "sampling/sampling_logp_difference/mean": masked_mean(gap, batch.mask),
+        "sampling/sampling_logp_difference/max": jnp.max(jnp.where(batch.mask, gap, 0.0)),
+        "completions/mean_length": jnp.mean(batch.answer_lengths.astype(jnp.float32)),
+        "completions/max_length": jnp.max(batch.answer_lengths),
+    }
+
+
+def _aggregate(each: jax.Array, mask: jax.Array, how: str) -> jax.Array:
+    """[B, G, R] -> a scalar over the tokens of `mask`."""
+    answers = jnp.any(mask, -1)
+    match how:
+        case "tokens":
+            return masked_mean(each, mask)
+        case "answers":
+            means = jnp.sum(jnp.where(mask, each, 0.0), -1) / jnp.maximum(mask.sum(-1), 1)
+            return masked_mean(means, answers)
+        case "constant":
+            return jnp.sum(jnp.where(mask, each, 0.0)) / (jnp.maximum(answers.sum(), 1) * mask.shape[-1])
+    raise AssertionError(how)
