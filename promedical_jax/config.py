@@ -108,6 +108,7 @@ class Stage(Settings):
     optimizer: Optimizer = Optimizer()
     shapes: Shapes = Shapes()
     log_every: Positive = 10
+    max_skips: Positive = Field(5, description="skipped steps in a row, for a loss, gradient or score that is NaN or infinite, at which the run stops")
     save_every: Positive = Field(100, description="steps between checkpoints; the last step is always saved")
 
 
@@ -168,6 +169,7 @@ class GrpoConfig(Stage):
     answer_tokens: Positive = Field(256, description="R, the longest answer sampled")
     temperature: Annotated[float, Field(gt=0)] = 1.0
     kl: Rate = Field(0.04, description="weight of the KL to the model that training started from")
+    kl_unbiased: bool = Field(False, description="weight a token's KL by its ratio, which makes its gradient unbiased (TRL's default, not GRPO's paper)")
     clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
     clip_high: Annotated[float, Field(gt=0)] = 0.2
     updates: Positive = Field(1, description="mu, optimizer steps on one rollout")

@@ -20,8 +20,9 @@ from promedical_jax.model.lora import join
 from promedical_jax.model.sharding import parts as parts_of
 from promedical_jax.model.transformer import FLOAT32, Compute, ModelConfig, Params
 from promedical_jax.selfcheck import check_tree
+from promedical_jax.train.guards import sound_update
 from promedical_jax.train.loop import finished, run_steps
-from promedical_jax.train.optimizer import GradientTransformation, TrainState, make_optimizer, narrowed, start, update
+from promedical_jax.train.optimizer import GradientTransformation, TrainState, make_optimizer, narrowed, start
 from promedical_jax.train.policy import AnswerBatch, answer_log_probs, frozen_log_probs
 from promedical_jax.train.stage import backbone, begin, frozen_start, prepare, save_model
 
@@ -59,7 +60,8 @@ def make_step(config: DpoConfig, model: ModelConfig, compute: Compute, optimizer
         terms: dict[str, Any] = {"beta": config.beta, "kind": config.loss, "compute": compute}
         whole = lambda trained: loss(join(frozen, trained), model, batch, reference, wins, **terms)  # noqa: E731
         gradients, metrics = jax.grad(whole, has_aux=True)(narrowed(state.params, compute.dtype))
-        return update(state, gradients, optimizer), metrics
+        state, about = sound_update(state, gradients, optimizer, metrics["loss"])
+        return state, metrics | about
 
     return step
 

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
@@ -32,9 +31,10 @@ from promedical_jax.rubric import Case, Judge, Scores, Tier, advantage
 from promedical_jax.rubric import score as score_of
 from promedical_jax.selfcheck import check_tree
 from promedical_jax.train.grpo_loss import Before, loss, objective
+from promedical_jax.train.guards import SkipStep, sound_update
 from promedical_jax.train.ledger import Judged, Ledger
 from promedical_jax.train.loop import finished, run_steps
-from promedical_jax.train.optimizer import GradientTransformation, TrainState, make_optimizer, narrowed, start, update
+from promedical_jax.train.optimizer import GradientTransformation, TrainState, make_optimizer, narrowed, start
 from promedical_jax.train.policy import AnswerBatch, frozen_log_probs
 from promedical_jax.train.stage import Setup, backbone, begin, check_fits, frozen_start, prepare, save_model
 
@@ -43,8 +43,14 @@ OF_THE_FIRST = ("sampling/sampling_logp_difference/mean", "sampling/sampling_log
 
 
 def judge(model: RewardModel, batch: RewardBatch, cases: Sequence[Case], config: GrpoConfig, compute: Compute = FLOAT32) -> Judged:
-    """Scores, verdicts, rewards and advantages of the answers of a batch on its devices, for the whole batch's cases in order."""
+    """Scores, verdicts, rewards and advantages of the answers of a batch on its devices, for the whole batch's cases in order.
+
+    Raises SkipStep where a score is NaN or infinite.
+    """
     raw = to_host(jit_score(model.params, model.config, batch, compute=compute))
+    for case, held in zip(cases, raw, strict=True):
+        if not np.isfinite(held[:, : len(case.rubric.criteria)]).all():
+            raise SkipStep(f"the reward model's score of an answer to case {case.id!r} is NaN or infinite")
     use = {Tier.PROFICIENCY: config.verdicts.s1, Tier.EXCELLENCE: config.verdicts.s2, Tier.SAFETY: config.verdicts.s3}
     said, rows = [], []
     for case, held in zip(cases, raw, strict=True):
@@ -153,7 +159,7 @@ def make_step(config: GrpoConfig, model: ModelConfig, compute: Compute, optimize
     def step(state: TrainState, frozen: Params, answers: AnswerBatch, before: Before, advantages: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
         whole = lambda trained: loss(join(frozen, trained), model, answers, before, advantages, wanted, compute)  # noqa: E731
         gradients, metrics = jax.grad(whole, has_aux=True)(narrowed(state.params, compute.dtype))
-        metrics["grad_norm"] = jnp.sqrt(sum(jnp.sum(g.astype(jnp.float32) ** 2) for g in jax.tree.leaves(gradients)))
-        return update(state, gradients, optimizer), metrics
+        state, about = sound_update(state, gradients, optimizer, metrics["loss"])
+        return state, metrics | about
 
     return step

@@ -12,6 +12,7 @@ from promedical_jax.train.policy import AnswerBatch, answer_log_probs, masked_me
 class Objective(NamedTuple):
     """What a recipe chooses about the loss.
 
+    kl_unbiased: the KL of a token times its ratio, whose gradient is the KL's own (DeepSeek-V3.2, arXiv 2512.02556).
     ratio: of each token's probabilities, or of a sequence's geometric mean for all its tokens (GSPO, arXiv 2507.18071).
     aggregate: a mean over all tokens (DAPO, arXiv 2503.14476), over answers of their means (GRPO, arXiv 2402.03300), or a sum over tokens divided by
     answers times the longest answer that is sampled, which no answer's length changes (Dr. GRPO, arXiv 2503.20783).
@@ -24,6 +25,7 @@ class Objective(NamedTuple):
     clip_low: float = 0.2
     clip_high: float = 0.2
     kl: float = 0.0
+    kl_unbiased: bool = False
     ratio: Literal["token", "sequence"] = "token"
     aggregate: Literal["tokens", "answers", "constant"] = "tokens"
     entropy: float = 0.0
@@ -52,7 +54,7 @@ class Before(NamedTuple):
 
 def loss(params: Params, config: ModelConfig, batch: AnswerBatch, before: Before, advantages: jax.Array, wanted: Objective,
          compute: Compute = FLOAT32) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """-(clipped gain) + kl * k3 - entropy * H, aggregated over the batch, and its metrics under TRL's names. advantages: [B, G].
+    """-(clipped gain) + kl * k3, aggregated over the batch, - entropy * mean H of a token; and the metrics, under TRL's names. advantages: [B, G].
 
     The KL is the estimator k3 of GRPO's equation 4 to the reference.
     """
@@ -72,22 +74,21 @@ def loss(params: Params, config: ModelConfig, batch: AnswerBatch, before: Before
     metrics = {}
     if before.reference is not None:
         above = before.reference - log_probs
-        k3 = jnp.expm1(above) - above
+        k3 = (jnp.expm1(above) - above) * (ratio if wanted.kl_unbiased else 1.0)
         metrics["kl"] = masked_mean(k3, mask)
         each += wanted.kl * k3
-    if wanted.entropy:
-        each -= wanted.entropy * entropy
-    value = _aggregate(each, mask, wanted.aggregate)
+    value = _aggregate(each, mask, wanted.aggregate) - wanted.entropy * masked_mean(entropy, mask)
     low, high = (ratio < 1 - wanted.clip_low) & (gain < 0), (ratio > 1 + wanted.clip_high) & (gain > 0)
+    share = (lambda x: masked_mean(x[..., 0], jnp.any(mask, -1))) if wanted.ratio == "sequence" else (lambda x: masked_mean(x, mask))  # of what has a ratio
     gap = jnp.abs((jax.lax.stop_gradient(log_probs) if before.trainer is None else before.trainer) - before.sampled)
     if wanted.importance_cap is not None:
         metrics["sampling/importance_sampling_ratio/mean"] = masked_mean(weight, mask)
     return value, metrics | {
         "loss": value,
         "entropy": masked_mean(entropy, batch.mask),
-        "clip_ratio/low_mean": masked_mean(low, mask),
-        "clip_ratio/high_mean": masked_mean(high, mask),
-        "clip_ratio/region_mean": masked_mean(low | high, mask),
+        "clip_ratio/low_mean": share(low),
+        "clip_ratio/high_mean": share(high),
+        "clip_ratio/region_mean": share(low | high),
         # Before the first update sampler and trainer hold the same weights: a gap is stale weights or different arithmetic.
         "sampling/sampling_logp_difference/mean": masked_mean(gap, batch.mask),
         "sampling/sampling_logp_difference/max": jnp.max(jnp.where(batch.mask, gap, 0.0)),

@@ -14,6 +14,7 @@ from promedical_jax.config import Stage
 from promedical_jax.errors import InputError
 from promedical_jax.recipe import dump
 from promedical_jax.train.checkpoint import Checkpoints
+from promedical_jax.train.guards import Guard, SkipStep
 from promedical_jax.train.metrics import Meter, Metrics
 from promedical_jax.train.optimizer import TrainState
 
@@ -68,15 +69,20 @@ def run_steps(config: Stage, title: str, state: TrainState, where: TrainState, b
     with Checkpoints(config.out / "checkpoints") as checkpoints:
         state, first = checkpoints.restore(state, where, batches)
         begin(first)
-        metrics = Metrics(config.out, first)
+        metrics, guard = Metrics(config.out, first), Guard(config, state.params)
         with Meter(title, config.steps, first) as meter:
             for step in range(first, config.steps):
                 batch = next(batches)
-                state, values = advance(state, batch, step)
                 done = step + 1
+                try:
+                    state, values = advance(state, batch, step)
+                    values = guard.hear(done, values)
+                except SkipStep as reason:
+                    values = {}
+                    guard.hear_skip(done, str(reason))
                 figures = None
                 if done % config.log_every == 0 or done == config.steps:
-                    figures = {name: float(value) for name, value in jax.device_get(values).items()}
+                    figures = {name: float(value) for name, value in jax.device_get(values).items()} | {"skipped": float(guard.look())}
                     metrics.write(step, figures)
                 meter.advance(done, tokens(batch), {name: figures[name] for name in shown if name in figures} if figures else None)
                 if done % config.save_every == 0 or done == config.steps:

@@ -27,8 +27,9 @@ from promedical_jax.reward import RewardBatch, calibrate, head_count, reward_fil
 from promedical_jax.rubric import write_cases
 from promedical_jax.rubric.labels import Labels
 from promedical_jax.selfcheck import check_tree
+from promedical_jax.train.guards import sound_update
 from promedical_jax.train.loop import finished, run_steps
-from promedical_jax.train.optimizer import GradientTransformation, TrainState, make_optimizer, narrowed, start, update
+from promedical_jax.train.optimizer import GradientTransformation, TrainState, make_optimizer, narrowed, start
 from promedical_jax.train.rm_data import Data, split
 from promedical_jax.train.stage import backbone, begin, prepare, save_model
 
@@ -96,7 +97,8 @@ def make_step(config: RmConfig, model: ModelConfig, compute: Compute, optimizer:
     def step(state: TrainState, frozen: Params, batch: RewardBatch, labels: Labels) -> tuple[TrainState, dict[str, jax.Array]]:
         whole = lambda trained: loss(join(frozen, trained), model, batch, labels, **terms)  # noqa: E731
         gradients, metrics = jax.grad(whole, has_aux=True)(narrowed(state.params, compute.dtype))
-        return update(state, gradients, optimizer), metrics
+        state, about = sound_update(state, gradients, optimizer, metrics["loss"])
+        return state, metrics | about
 
     return step
 

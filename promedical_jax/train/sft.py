@@ -16,8 +16,9 @@ from promedical_jax.model.lora import join
 from promedical_jax.model.sharding import parts as parts_of
 from promedical_jax.model.transformer import FLOAT32, Compute, ModelConfig, Params
 from promedical_jax.selfcheck import check_tree
+from promedical_jax.train.guards import sound_update
 from promedical_jax.train.loop import finished, run_steps
-from promedical_jax.train.optimizer import GradientTransformation, TrainState, make_optimizer, narrowed, start, update
+from promedical_jax.train.optimizer import GradientTransformation, TrainState, make_optimizer, narrowed, start
 from promedical_jax.train.policy import AnswerBatch, answer_log_probs, masked_mean
 from promedical_jax.train.stage import backbone, begin, prepare, save_model
 
@@ -36,7 +37,8 @@ def make_step(model: ModelConfig, compute: Compute, optimizer: GradientTransform
     def step(state: TrainState, frozen: Params, batch: AnswerBatch) -> tuple[TrainState, dict[str, jax.Array]]:
         whole = lambda trained: loss(join(frozen, trained), model, batch, compute)  # noqa: E731
         gradients, metrics = jax.grad(whole, has_aux=True)(narrowed(state.params, compute.dtype))
-        return update(state, gradients, optimizer), metrics
+        state, about = sound_update(state, gradients, optimizer, metrics["loss"])
+        return state, metrics | about
 
     return step
 

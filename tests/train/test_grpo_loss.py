@@ -72,21 +72,28 @@ def by_the_papers(x: dict[str, np.ndarray], mask: np.ndarray, wanted: Objective,
             bounded = min(max(ratio, 1 - wanted.clip_low), 1 + wanted.clip_high)
             x_t = np.exp(reference[b, g, t] - new[b, g, t])
             k3 = x_t - np.log(x_t) - 1
-            value += share[b, g, t] * (-min(ratio * a, bounded * a) * weight + wanted.kl * k3 - wanted.entropy * entropy[b, g, t])
-            gradient[b, g, t] += share[b, g, t] * wanted.kl * (1 - x_t)
+            moved = {"token": [(t, 1.0)], "sequence": [(other, 1 / len(real)) for other in real]}[wanted.ratio]
+            if wanted.kl_unbiased:
+                for other, part in moved:
+                    gradient[b, g, other] += share[b, g, t] * wanted.kl * k3 * ratio * part
+                gradient[b, g, t] += share[b, g, t] * wanted.kl * ratio * (1 - x_t)
+                k3 *= ratio
+            else:
+                gradient[b, g, t] += share[b, g, t] * wanted.kl * (1 - x_t)
+            value += share[b, g, t] * (-min(ratio * a, bounded * a) * weight + wanted.kl * k3) - wanted.entropy * entropy[b, g, t] / total
             if ratio * a <= bounded * a:  # where the clipped branch is the smaller one, nothing flows
-                moved = {"token": [(t, 1.0)], "sequence": [(other, 1 / len(real)) for other in real]}[wanted.ratio]
                 for other, part in moved:
                     gradient[b, g, other] -= share[b, g, t] * ratio * a * weight * part
             tokens["kl"] += k3 / total
             tokens["weight"] += weight / total
-            tokens["low"] += (ratio < 1 - wanted.clip_low and a < 0) / total
-            tokens["high"] += (ratio > 1 + wanted.clip_high and a > 0) / total
+            of_all = 1 / total if wanted.ratio == "token" else 1 / len(counted) / len(real)  # of tokens, or of answers
+            tokens["low"] += (ratio < 1 - wanted.clip_low and a < 0) * of_all
+            tokens["high"] += (ratio > 1 + wanted.clip_high and a > 0) * of_all
     return value, tokens, gradient
 
 
 VARIANTS = [
-    PLAIN._replace(ratio=ratio, aggregate=aggregate, importance_cap=cap, drop_dead=drop, entropy=entropy)
+    PLAIN._replace(ratio=ratio, aggregate=aggregate, importance_cap=cap, drop_dead=drop, entropy=entropy, kl_unbiased=drop == (cap is None))
     for (ratio, aggregate, cap), (drop, entropy) in zip(
         product(("token", "sequence"), ("tokens", "answers", "constant"), (None, 1.5)),
         [(False, 0.0), (True, 0.1), (True, 0.0), (False, 0.1)] * 3, strict=True,
@@ -179,4 +186,4 @@ def test_a_dropped_group_changes_nothing_and_a_batch_of_them_is_no_division_by_z
 
 def test_the_recipe_chooses_the_objective() -> None:
     config = GrpoConfig(out="o", cases="c", model="m", reward_model="r", kl=0.3, ratio="sequence", aggregate="constant", importance_cap=2.0, entropy=0.01)
-    assert objective(config) == Objective(1.0, 0.2, 0.2, 0.3, "sequence", "constant", 0.01, 2.0, False)
+    assert objective(config) == Objective(1.0, 0.2, 0.2, 0.3, False, "sequence", "constant", 0.01, 2.0, False)

@@ -1,0 +1,70 @@
+"""What keeps numbers that are none out of the weights: a step with one is skipped and counted, and too many in a row stop the run and name the first."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from promedical_jax.config import Stage
+from promedical_jax.errors import InputError
+from promedical_jax.train.optimizer import GradientTransformation, TrainState, update
+
+SKIPPED, CULPRIT = "skipped", "culprit"
+
+
+class SkipStep(Exception):
+    """Raised by a stage, in every process, where a step has nothing sound to learn from; its text says what is wrong. Nothing is updated."""
+
+
+def sound_update(state: TrainState, gradients: Any, optimizer: GradientTransformation, loss: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One optimizer step, or the state as it was where the loss or a gradient is NaN or infinite; under jit.
+
+    Metrics: grad_norm, the global norm before it is clipped; skipped, 0 or 1; culprit, which of the loss (0) and the gradients in their order (from 1) is
+    the first that is not finite.
+    """
+    squares = [jnp.sum(g.astype(jnp.float32) ** 2) for g in jax.tree.leaves(gradients)]
+    finite = jnp.isfinite(jnp.stack([loss.astype(jnp.float32), *squares]))
+    sound = jnp.all(finite)
+    moved = update(state, gradients, optimizer)
+    kept = jax.tree.map(lambda new, old: jnp.where(sound, new, old), moved, state)
+    return kept, {"grad_norm": jnp.sqrt(sum(squares)), SKIPPED: 1 - sound.astype(jnp.int32), CULPRIT: jnp.argmin(finite)}
+
+
+class Guard:
+    """Hears of each step of a run, and looks at what it heard when figures are fetched anyway."""
+
+    def __init__(self, config: Stage, params: Any):
+        self._out, self._most = config.out, config.max_skips
+        leaves = jax.tree.leaves_with_path(params)
+        self._names = ["the loss is", *(f"the gradient of {jax.tree_util.keystr(path, simple=True, separator='.')} is" for path, _ in leaves)]
+        self._heard: list[tuple[int, Any, Any]] = []  # steps, from 1, whether each was skipped, and why; on the device as yet
+        self._row = 0  # skipped steps in a row
+        self._first = ""
+
+    def hear(self, step: int, values: dict[str, Any]) -> dict[str, Any]:
+        """Step `step`, from 1, with its metrics; returns these without what is meant for the guard."""
+        if SKIPPED in values:
+            self._heard.append((step, values[SKIPPED], values[CULPRIT]))
+        return {name: value for name, value in values.items() if name not in (SKIPPED, CULPRIT)}
+
+    def hear_skip(self, step: int, reason: str) -> None:
+        """Step `step` was not done at all."""
+        self._heard.append((step, 1, reason))
+
+    def look(self) -> int:
+        """How many steps were skipped since the last look. Raises InputError, in every process alike, where too many were in a row."""
+        heard, self._heard = jax.device_get(self._heard), []
+        for step, skipped, culprit in heard:
+            if not skipped:
+                self._row = 0
+                continue
+            if not self._row:
+                reason = culprit if isinstance(culprit, str) else f"{self._names[int(culprit)]} NaN or infinite"
+                self._first = f"at step {step} {reason}"
+            self._row += 1
+            if self._row >= self._most:
+                raise InputError(
+                    f"{self._out}: {self._row} steps in a row were skipped, for {self._first}; the weights are still those of the last sound step."
+                    " Lower optimizer.learning_rate, look at that step's cases, or raise max_skips"
+                )
+        return sum(int(skipped) for _, skipped, _ in heard)

@@ -1,0 +1,132 @@
+"""Numbers that are none: they do not reach the weights, are counted, and stop the run with a sentence that names the first of them."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import CONFIG
+
+from promedical_jax.config import GrpoConfig, Optimizer, SftConfig
+from promedical_jax.errors import InputError
+from promedical_jax.model.sharding import make_mesh
+from promedical_jax.reward import UNCALIBRATED, RewardModel
+from promedical_jax.rubric import Case
+from promedical_jax.train import grpo
+from promedical_jax.train.guards import SkipStep, sound_update
+from promedical_jax.train.loop import run_steps
+from promedical_jax.train.optimizer import make_optimizer, start
+
+PARAMS = {"layers": {"q": np.ones((2, 3), np.float32), "norm": np.ones(3, np.float32)}, "embed": np.ones((4, 3), np.float32)}
+AXES = {"layers": {"q": (None, None), "norm": (None,)}, "embed": (None, None)}
+BAD = {"embed": 1, "layers.norm": 2, "layers.q": 3}  # in the order in which jax has them, after the loss
+
+
+def gradients(bad: str | None, value: float):
+    made = {"layers": {"q": jnp.full((2, 3), 0.1), "norm": jnp.full(3, 0.2)}, "embed": jnp.full((4, 3), 0.3)}
+    return jax.tree.map_with_path(lambda path, x: x.at[0].set(value) if jax.tree_util.keystr(path, simple=True, separator=".") == bad else x, made)
+
+
+@pytest.mark.parametrize("weights", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("bad", "value", "loss"), [("embed", np.nan, 1.0), ("layers.norm", np.inf, 1.0), ("layers.q", -np.inf, 1.0), (None, 0.0, np.nan)])
+def test_a_step_with_one_leaves_everything_as_it_was(bad: str | None, value: float, loss: float, weights: str) -> None:
+    mesh = make_mesh(devices=jax.devices()[:1])
+    optimizer = make_optimizer(Optimizer(learning_rate=0.1), 10)
+    with jax.set_mesh(mesh):
+        state, _ = start(PARAMS, AXES, optimizer, mesh, weights)
+        step = jax.jit(lambda state, given, loss: sound_update(state, given, optimizer, loss))
+        state, fine = step(state, gradients(None, 0.0), jnp.float32(1.0))
+        after, about = step(state, gradients(bad, value), jnp.float32(loss))
+        onwards, again = step(after, gradients(None, 0.0), jnp.float32(1.0))
+        straight, _ = step(state, gradients(None, 0.0), jnp.float32(1.0))
+    assert (fine["skipped"], about["skipped"], again["skipped"]) == (0, 1, 0) and about["culprit"] == BAD.get(bad, 0)
+    assert np.isclose(fine["grad_norm"], np.sqrt(6 * 0.01 + 3 * 0.04 + 12 * 0.09), rtol=1e-5)
+    for x, y in ((after, state), (onwards, straight)):
+        jax.tree.map(np.testing.assert_array_equal, x, y)
+    assert int(state.step) == int(after.step) == 1 and not np.array_equal(state.params["embed"], PARAMS["embed"])
+
+
+class Stub:
+    """A data stream of nothing."""
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return {}
+
+    def get_state(self):
+        return {}
+
+
+def run(tmp_path: Path, faults: dict[int, str], steps: int = 8, **keys) -> list[dict]:
+    """A run in which some steps, from 0, have a fault: of the loss, of the gradient of a parameter, or one that the stage says itself."""
+    config = SftConfig(out=tmp_path, cases=Path("c"), model=Path("m"), steps=steps, log_every=2, save_every=100, **keys)
+    mesh = make_mesh(devices=jax.devices()[:1])
+    optimizer = make_optimizer(config.optimizer, steps)
+    with jax.set_mesh(mesh), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("promedical_jax.train.loop.Checkpoints", lambda _: NoCheckpoints())
+        state, where = start(PARAMS, AXES, optimizer, mesh)
+        step = jax.jit(lambda state, given, loss: sound_update(state, given, optimizer, loss))
+
+        def advance(state, _, number):
+            fault = faults.get(number)
+            if fault == "score":
+                raise SkipStep("the reward model's score of an answer to case 'c-3' is NaN or infinite")
+            loss = jnp.float32(np.nan if fault == "loss" else 1.0)
+            state, about = step(state, gradients(fault, np.nan), loss)
+            return state, about | {"loss": loss}
+
+        run_steps(config, "test", state, where, Stub(), advance, tokens=lambda _: 1.0, shown=("loss",))
+    return [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+
+
+class NoCheckpoints:
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return None
+
+    def restore(self, state, *_):
+        return state, 0
+
+    def save(self, *_):
+        return None
+
+
+def test_skipped_steps_are_counted_and_the_run_goes_on(tmp_path: Path) -> None:
+    rows = run(tmp_path, {1: "loss", 2: "embed", 5: "score"})
+    assert [row["skipped"] for row in rows] == [1, 1, 1, 0]
+    assert rows[0]["loss"] is None and rows[-1]["loss"] == 1.0 and not any("culprit" in row for row in rows)
+
+
+@pytest.mark.parametrize(("faults", "sentence"), [
+    ({1: "loss", 2: "embed", 3: "layers.q"}, "3 steps in a row were skipped, for at step 2 the loss is NaN or infinite"),
+    ({0: "loss", 2: "layers.q", 3: "loss", 4: "loss"}, "3 steps in a row were skipped, for at step 3 the gradient of layers.q is NaN or infinite"),
+    ({3: "score", 4: "loss", 5: "score"}, "for at step 4 the reward model's score of an answer to case 'c-3' is NaN or infinite"),
+])  # fmt: skip
+def test_too_many_in_a_row_stop_it_and_name_the_first(faults: dict[int, str], sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as stopped:
+        run(tmp_path, faults, max_skips=3)
+    assert sentence in str(stopped.value) and str(tmp_path) in str(stopped.value) and "max_skips" in str(stopped.value)
+    run(tmp_path / "patient", faults, max_skips=4)
+
+
+def test_a_score_that_is_no_number_skips_the_step_of_grpo(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case.model_validate({
+        "id": "c-3", "instruction": [{"role": "user", "content": "?"}],
+        "rubric": {"criteria": [{"id": "p", "text": "P.", "tier": "proficiency", "weight": 1.0}]},
+    })  # fmt: skip
+    config = GrpoConfig(out="o", cases="c", model="m", reward_model="r")
+    for value, sound in ((np.nan, False), (np.inf, False), (1.0, True)):
+        monkeypatch.setattr(grpo, "jit_score", lambda *_, value=value, **__: np.array([[[0.5, np.nan], [value, np.nan]]]))  # the second column is padding
+        given = RewardModel({}, CONFIG, UNCALIBRATED), SimpleNamespace(tiers=None), [case], config
+        if sound:
+            assert grpo.judge(*given).advantage.shape == (1, 2)
+        else:
+            with pytest.raises(SkipStep, match="case 'c-3' is NaN or infinite"):
+                grpo.judge(*given)
