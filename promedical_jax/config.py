@@ -153,6 +153,14 @@ AGGREGATE = "mean over all tokens, over answers of their means, or a sum over to
 IMPORTANCE = "clip the ratio to the trainer's own log-probs and weight tokens by these over the sampler's, up to this; null: the ratio is to the sampler's"
 
 
+class Alarms(Settings):
+    """What GRPO warns of when it begins, and says when it is over. null: never; of the gap, null is 1e-4 in float32 and 0.05 in bfloat16."""
+
+    gap: Rate | None = Field(None, description="mean distance of a token's log-probs by sampler and trainer, above which the sampler's weights may be stale")
+    kl: Rate | None = Field(1.0, description="KL a token to the model that training started from, in nats, above it")
+    entropy: Rate | None = Field(None, description="entropy a token, in nats, below it")
+
+
 class VerdictUse(Settings):
     """How the reward model's word enters the scores: hard, as verdicts (0, 1 or abstained), or soft, as probabilities."""
 
@@ -181,6 +189,7 @@ class GrpoConfig(Stage):
     verdicts: VerdictUse = VerdictUse()
     advantage: Literal["lexicographic", "tiered", "scalar"] = Field("lexicographic", description=ADVANTAGE)
     tiers: TierWeights = TierWeights()
+    alarms: Alarms = Alarms()
     reward: ScalarReward = ScalarReward()
 
     @model_validator(mode="after")

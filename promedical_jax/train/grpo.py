@@ -31,7 +31,7 @@ from promedical_jax.rubric import Case, Judge, Scores, Tier, advantage
 from promedical_jax.rubric import score as score_of
 from promedical_jax.selfcheck import check_tree
 from promedical_jax.train.grpo_loss import Before, loss, objective
-from promedical_jax.train.guards import SkipStep, sound_update
+from promedical_jax.train.guards import Alarms, SkipStep, sound_update
 from promedical_jax.train.ledger import Judged, Ledger
 from promedical_jax.train.loop import finished, run_steps
 from promedical_jax.train.optimizer import GradientTransformation, TrainState, make_optimizer, narrowed, start
@@ -103,7 +103,7 @@ def run(config: GrpoConfig, truth: Judge | None = None) -> None:
         begin(config, setup)
         step = make_step(config, model, setup.compute, optimizer, where)
         in_waves = rollout_waves(config, model, setup.mesh, sizes.prompt, (state, parts.frozen, start_of_policy, reward_model.params))
-        ledger = Ledger(config, setup.tokenizer, reward_model, truth)
+        ledger, alarms = Ledger(config, setup.tokenizer, reward_model, truth), Alarms(config)
 
         def advance(state: TrainState, host: dict[str, Any], number: int) -> tuple[TrainState, dict[str, Any]]:
             cases = [setup.cases[i].case for i in host["index"]]
@@ -119,7 +119,8 @@ def run(config: GrpoConfig, truth: Judge | None = None) -> None:
             first = {name: metrics[name] for name in OF_THE_FIRST}
             for _ in range(config.updates - 1):
                 state, metrics = step(state, parts.frozen, answers, before, advantages)
-            return state, metrics | first | ledger.record(number, cases, rollout, judged)
+            metrics |= first | ledger.record(number, cases, rollout, judged)
+            return state, metrics | alarms.hear(number + 1, metrics)
 
         state = run_steps(config, "GRPO", state, where, batches, advance, shown=("reward", "s1", "safe", "kl"), begin=ledger.begin, before_save=ledger.flush,
                           tokens=lambda b: float(b["prompt_length"].sum() * 2) + ledger.tokens)

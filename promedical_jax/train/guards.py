@@ -1,11 +1,16 @@
-"""What keeps numbers that are none out of the weights: a step with one is skipped and counted, and too many in a row stop the run and name the first."""
+"""What keeps numbers that are none out of the weights: a step with one is skipped and counted, and too many in a row stop the run and name the first.
+
+And what watches the numbers that are some: alarms of GRPO, which say when something begins to go wrong, and stop nothing.
+"""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from rich.console import Console
 
-from promedical_jax.config import Stage
+from promedical_jax.cluster import chief
+from promedical_jax.config import GrpoConfig, Stage
 from promedical_jax.errors import InputError
 from promedical_jax.train.optimizer import GradientTransformation, TrainState, update
 
@@ -68,3 +73,39 @@ class Guard:
                     " Lower optimizer.learning_rate, look at that step's cases, or raise max_skips"
                 )
         return sum(int(skipped) for _, skipped, _ in heard)
+
+
+GAP, KL, ENTROPY = "sampling/sampling_logp_difference/mean", "kl", "entropy"
+GAPS = {"float32": 1e-4, "bfloat16": 0.05}  # of two programs that compute the same log-probs in this type
+WHY = {
+    GAP: "the log-probs of sampler and trainer are {value:.2g} apart, more than {limit:g}: the sampler's weights are stale, or it computes otherwise",
+    KL: "the policy is {value:.2g} nats a token from its start, more than {limit:g}: raise kl, or lower optimizer.learning_rate",
+    ENTROPY: "the entropy is {value:.2g} nats a token, less than {limit:g}: the policy has stopped exploring; raise kl, entropy or temperature",
+}
+
+
+class Alarms:
+    """Hears the figures of each step of GRPO; says once when one leaves what the recipe's `alarms` allow, and once when it is back."""
+
+    def __init__(self, config: GrpoConfig):
+        wanted = config.alarms
+        limits = {GAP: GAPS[config.dtype] if wanted.gap is None else wanted.gap, KL: wanted.kl, ENTROPY: wanted.entropy}
+        self._limits = {name: limit for name, limit in limits.items() if limit is not None}
+        self._on: set[str] = set()
+        self._console = Console(stderr=True, quiet=not chief())
+
+    def hear(self, step: int, values: dict[str, Any]) -> dict[str, float]:
+        """The figures of step `step`, from 1, which it waits for; returns how many alarms are on."""
+        figures = jax.device_get({name: values[name] for name in self._limits if name in values})
+        for name in [name for name in self._limits if name in figures]:
+            value, limit = figures[name], self._limits[name]
+            over = value < limit if name == ENTROPY else value > limit
+            if over and name not in self._on:
+                self._say(f"alarm at step {step}: {WHY[name].format(value=value, limit=limit)}")
+            elif not over and name in self._on:
+                self._say(f"step {step}: {name} is {value:.2g}, within {limit:g} again")
+            self._on = self._on | {name} if over else self._on - {name}
+        return {"alarms": float(len(self._on))}
+
+    def _say(self, sentence: str) -> None:
+        self._console.print(sentence, soft_wrap=True, highlight=False)

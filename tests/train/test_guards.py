@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from tiny import CONFIG
 
+from promedical_jax.config import Alarms as Wanted
 from promedical_jax.config import GrpoConfig, Optimizer, SftConfig
 from promedical_jax.errors import InputError
 from promedical_jax.model.sharding import make_mesh
 from promedical_jax.reward import UNCALIBRATED, RewardModel
 from promedical_jax.rubric import Case
 from promedical_jax.train import grpo
-from promedical_jax.train.guards import SkipStep, sound_update
+from promedical_jax.train.guards import ENTROPY, GAP, KL, Alarms, SkipStep, sound_update
 from promedical_jax.train.loop import run_steps
 from promedical_jax.train.optimizer import make_optimizer, start
 
@@ -130,3 +131,23 @@ def test_a_score_that_is_no_number_skips_the_step_of_grpo(monkeypatch: pytest.Mo
         else:
             with pytest.raises(SkipStep, match="case 'c-3' is NaN or infinite"):
                 grpo.judge(*given)
+
+
+def test_alarms_are_said_when_they_begin_and_when_they_end(capsys: pytest.CaptureFixture[str]) -> None:
+    config = GrpoConfig(out="o", cases="c", model="m", reward_model="r", alarms=Wanted(kl=0.5, entropy=0.1))
+    alarms = Alarms(config)
+    seen = [alarms.hear(n, {GAP: gap, KL: kl, ENTROPY: entropy})["alarms"]
+            for n, (gap, kl, entropy) in enumerate([(1e-6, 0.1, 1.0), (1e-3, 0.6, 1.0), (1e-3, 0.7, 0.05), (1e-6, 0.2, 0.05)], 1)]  # fmt: skip
+    said = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert seen == [0, 2, 3, 1]
+    assert [line.split(":")[0] for line in said] == ["alarm at step 2", "alarm at step 2", "alarm at step 3", "step 4", "step 4"]
+    assert "0.001 apart, more than 0.0001" in said[0] and "0.6 nats a token from its start" in said[1] and "0.05 nats a token, less than 0.1" in said[2]
+    assert "kl is 0.2, within 0.5 again" in said[4]
+
+
+def test_the_gap_that_is_allowed_is_that_of_the_type(capsys: pytest.CaptureFixture[str]) -> None:
+    of = {"out": "o", "cases": "c", "model": "m", "reward_model": "r"}
+    assert Alarms(GrpoConfig(**of, dtype="bfloat16")).hear(1, {GAP: 0.01})["alarms"] == 0
+    assert Alarms(GrpoConfig(**of, dtype="bfloat16", alarms=Wanted(gap=0.001))).hear(1, {GAP: 0.01})["alarms"] == 1
+    assert Alarms(GrpoConfig(**of, alarms=Wanted(kl=None))).hear(1, {GAP: 1e-5, KL: 99.0})["alarms"] == 0
+    assert capsys.readouterr().err.count("alarm") == 1

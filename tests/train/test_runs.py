@@ -72,9 +72,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     return Runs(tmp_path_factory.mktemp("runs"))
 
 
-def metrics(config: Stage) -> dict[str, np.ndarray]:
+def metrics(config: Stage, steps: int = STEPS) -> dict[str, np.ndarray]:
     rows = [json.loads(line) for line in (config.out / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == list(range(STEPS))
+    assert [row["step"] for row in rows] == list(range(steps))
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 
@@ -103,6 +103,31 @@ def test_training_moves(runs: Runs) -> None:
     aligned = metrics(runs.of(GrpoConfig))
     assert (aligned["grad_norm"] > 1e-3).all() and (aligned["kl"][2:] > 1e-6).all() and abs(aligned["kl"][0]) < 1e-9
     assert aligned["sampling/sampling_logp_difference/max"].max() < 1e-4  # sampler and trainer hold the same weights at every step
+
+
+def test_a_sampler_with_stale_weights_raises_an_alarm_within_two_steps(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two updates a rollout, and all that is not the default about the loss; then the same with the sampler's weights frozen at the start."""
+    keys = {"updates": 2, "importance_cap": 2.0, "advantage": "tiered", "aggregate": "constant", "ratio": "sequence", "drop_dead": True, "entropy": 1e-3,
+            "kl_unbiased": True, "steps": 3}  # fmt: skip
+    sound = runs.config(GrpoConfig, (4, 2), "sound").model_copy(update=keys)
+    grpo.run(sound, truth)
+    figures = metrics(sound, steps=3)
+    assert "alarm" not in capsys.readouterr().err and not figures["alarms"].any()
+    assert figures["sampling/sampling_logp_difference/mean"].max() < 1e-4 and (figures["grad_norm"] > 0).all()
+    assert np.abs(figures["sampling/importance_sampling_ratio/mean"] - 1).max() < 1e-3
+
+    stale = runs.config(GrpoConfig, (4, 2), "stale").model_copy(update=keys | {"optimizer": Optimizer(learning_rate=1e-3)})
+    roll_out, first = grpo.roll_out, []
+
+    def frozen(config: Any, setup: Any, model: Any, policy: Any, *rest: Any) -> Any:
+        first.append(jax.tree.map(lambda x: x.copy(), policy))
+        return roll_out(config, setup, model, first[0], *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grpo, "roll_out", frozen)
+        grpo.run(stale, truth)
+    assert "alarm at step 2: the log-probs of sampler and trainer are" in capsys.readouterr().err
+    assert metrics(stale, steps=3)["alarms"].tolist() == [0, 1, 1]
 
 
 def test_parameters_and_moments_lie_where_the_table_says(runs: Runs) -> None:
