@@ -138,6 +138,8 @@ def _preview_stage(config: Stage) -> dict[str, str]:
     from promedical_jax.data.long import sentence
     from promedical_jax.model import hf
     from promedical_jax.reward import check_reward_model
+    from promedical_jax.reward.folder import read_verdicts
+    from promedical_jax.train.rewards import check_kind
     from promedical_jax.train.rm_data import split
     from promedical_jax.train.source import find
 
@@ -153,6 +155,8 @@ def _preview_stage(config: Stage) -> dict[str, str]:
             tokenizers[name] = load_tokenizer(tokenizer, model.vocabulary)
             if name == "reward_model" and given == folder:  # one on the hub is looked at when it is fetched
                 check_reward_model(folder)
+                if isinstance(config, GrpoConfig):
+                    check_kind(config, read_verdicts(folder).kind)
             weights = "its weights" if source.has_weights() or given != folder else "random weights"
             lines[name] = f"{given}: {model.depth} layers of width {model.width}, {model.vocabulary:,} tokens, {weights}"
     if isinstance(config, RmConfig):

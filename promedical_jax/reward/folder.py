@@ -56,13 +56,11 @@ def is_reward_model(folder: Path) -> bool:
     return (folder / HEADS).is_file() and (folder / CALIBRATION).is_file()
 
 
-def check_reward_model(folder: Path, kind: Kind | None = None) -> None:
-    """Raises InputError for a folder that holds no reward model, or none of the kind that is needed."""
+def check_reward_model(folder: Path) -> None:
+    """Raises InputError for a folder that holds no reward model."""
     if not (is_reward_model(folder) and hf.has_weights(folder)):
         needs = "weights, heads.safetensors and calibration.json"
         raise InputError(f"{folder}: not a reward model (it needs {needs}); give the folder that `promedical train rm` wrote")
-    if kind and (found := read_verdicts(folder).kind) != kind:
-        raise InputError(f"{folder}: is a reward model of kind {found}, and this needs the {kind} kind; train one with kind {kind}")
 
 
 def read_verdicts(folder: Path) -> Verdicts:

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from promedical_jax.cluster import agree, chief
 from promedical_jax.config import GrpoConfig
-from promedical_jax.data.batches import to_devices, to_host, training_batches
+from promedical_jax.data.batches import to_devices, training_batches
 from promedical_jax.data.encode import measure, stop_token
 from promedical_jax.data.load import load_tokenizer
 from promedical_jax.errors import InputError
@@ -23,55 +23,24 @@ from promedical_jax.model import hf
 from promedical_jax.model.lora import join
 from promedical_jax.model.sharding import bytes_here
 from promedical_jax.model.sharding import parts as parts_of
-from promedical_jax.model.transformer import FLOAT32, Compute, ModelConfig, Params
-from promedical_jax.reward import RewardBatch, RewardModel, Said, check_reward_model, jit_score, load_reward_model
+from promedical_jax.model.transformer import Compute, ModelConfig, Params
+from promedical_jax.reward import RewardBatch, RewardModel, check_reward_model, load_reward_model
+from promedical_jax.reward.folder import read_verdicts
 from promedical_jax.rollout import Rollout, sample
 from promedical_jax.rollout.memory import memory_of_a_device, waves
-from promedical_jax.rubric import Case, Judge, Scores, Tier, advantage
-from promedical_jax.rubric import score as score_of
+from promedical_jax.rubric import Case, Judge
 from promedical_jax.selfcheck import check_tree
 from promedical_jax.train.grpo_loss import Before, loss, objective
-from promedical_jax.train.guards import Alarms, SkipStep, sound_update
-from promedical_jax.train.ledger import Judged, Ledger
+from promedical_jax.train.guards import Alarms, sound_update
+from promedical_jax.train.ledger import Ledger
 from promedical_jax.train.loop import finished, run_steps
 from promedical_jax.train.optimizer import GradientTransformation, TrainState, make_optimizer, narrowed, start
 from promedical_jax.train.policy import AnswerBatch, frozen_log_probs
+from promedical_jax.train.rewards import Judged, check_kind, judge
 from promedical_jax.train.stage import Setup, backbone, begin, check_fits, frozen_start, prepare, save_model
 
 # Of a rollout's updates the last is logged; what the sampler drew is compared with the first, before which both have the same weights.
 OF_THE_FIRST = ("sampling/sampling_logp_difference/mean", "sampling/sampling_logp_difference/max", "entropy")
-
-
-def judge(model: RewardModel, batch: RewardBatch, cases: Sequence[Case], config: GrpoConfig, compute: Compute = FLOAT32) -> Judged:
-    """Scores, verdicts, rewards and advantages of the answers of a batch on its devices, for the whole batch's cases in order.
-
-    Raises SkipStep where a score is NaN or infinite.
-    """
-    raw = to_host(jit_score(model.params, model.config, batch, compute=compute))
-    for case, held in zip(cases, raw, strict=True):
-        if not np.isfinite(held[:, : len(case.rubric.criteria)]).all():
-            raise SkipStep(f"the reward model's score of an answer to case {case.id!r} is NaN or infinite")
-    use = {Tier.PROFICIENCY: config.verdicts.s1, Tier.EXCELLENCE: config.verdicts.s2, Tier.SAFETY: config.verdicts.s3}
-    said, rows = [], []
-    for case, held in zip(cases, raw, strict=True):
-        criteria = case.rubric.criteria
-        probability = model.verdicts.probability(held[:, : len(criteria)], criteria)
-        said.append(Said(held[:, : len(criteria)], probability, model.verdicts.read(probability, criteria)))
-        rows.append(score_of(criteria, model.verdicts.satisfied(probability, criteria, use)))
-    scores = Scores(*(np.stack([getattr(row, name) for row in rows]) for name in ("s1", "s2", "s3")))
-    reward = config.reward.of(scores)
-    return Judged(said, scores, reward, advantages_of(config, scores, reward))
-
-
-def advantages_of(config: GrpoConfig, scores: Scores, reward: np.ndarray) -> np.ndarray:
-    """The advantages [B, G] that the recipe asks for, from the scores or from the scalar rewards [B, G]."""
-    match config.advantage:
-        case "lexicographic":
-            return advantage.lexicographic(scores)
-        case "tiered":
-            return advantage.tiered(scores, config.tiers)
-        case "scalar":
-            return advantage.scalar(reward)
 
 
 def run(config: GrpoConfig, truth: Judge | None = None) -> None:
@@ -83,7 +52,8 @@ def run(config: GrpoConfig, truth: Judge | None = None) -> None:
     judge_folder = hf.resolve(config.reward_model)
     judge_config = hf.read_config(judge_folder)
     check_fits(setup.mesh, judge_config, config.batch)
-    check_reward_model(judge_folder, "explicit")
+    check_reward_model(judge_folder)
+    check_kind(config, read_verdicts(judge_folder).kind)
     if load_tokenizer(judge_folder, judge_config.vocabulary).get_vocab() != setup.tokenizer.get_vocab():
         raise InputError(f"{config.reward_model}: its tokenizer differs from that of {config.model}; both must read the same tokens")
     if not setup.source.has_weights():

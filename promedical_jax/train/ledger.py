@@ -1,27 +1,19 @@
 """Who got which advantage and why: a row for each rollout and criterion in `out`/ledger.jsonl, the answers' texts in `out`/rollouts.jsonl."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from promedical_jax.cluster import chief
 from promedical_jax.config import GrpoConfig
 from promedical_jax.data.batches import to_host
-from promedical_jax.reward import RewardModel, Said
+from promedical_jax.reward import RewardModel
 from promedical_jax.reward.ledger import criterion_rows
 from promedical_jax.rollout import Rollout
-from promedical_jax.rubric import Case, Judge, Scores, Verdict, score_verdicts
+from promedical_jax.rubric import Case, Judge, Verdict, score_verdicts
 from promedical_jax.train.metrics import Lines
-
-
-class Judged(NamedTuple):
-    """The reward model's word on a batch of B x G answers, and what became of them."""
-
-    said: list[Said]  # of each case
-    scores: Scores  # [B, G]
-    reward: np.ndarray  # [B, G], the published scalar reward
-    advantage: np.ndarray  # [B, G]
+from promedical_jax.train.rewards import Judged
 
 
 class Ledger:
@@ -50,6 +42,8 @@ class Ledger:
                 about = {"step": step, "case": case.id, "sample": g}
                 result = _result(judged, b, g)
                 rollouts.write([about | {"text": text, "finished": bool(finished[b, g])} | result])
+                if judged.said is None:  # no criterion was told: the reward is all there is, and `rollouts` has it
+                    continue
                 said = judged.said[b]
                 rows = criterion_rows(case.rubric.criteria, said.score[g], said.probability[g], said.verdicts[g], self._model.hash)
                 ledger.write(about | row | result for row in rows)
@@ -81,22 +75,27 @@ class Ledger:
 
 def _result(judged: Judged, b: int, g: int) -> dict[str, float | None]:
     """An answer's scores, reward and advantage; None where it abstains."""
-    s = judged.scores
-    values = {"s1": s.s1[b, g], "s2": s.s2[b, g], "s3": s.s3[b, g], "reward": judged.reward[b, g], "advantage": judged.advantage[b, g]}
+    values = {"reward": judged.reward[b, g], "advantage": judged.advantage[b, g]}
+    if judged.scores is not None:
+        values = {name: getattr(judged.scores, name)[b, g] for name in ("s1", "s2", "s3")} | values
     return {name: None if np.isnan(value) else round(float(value), 6) for name, value in values.items()}
 
 
 def _metrics(judged: Judged, finished: np.ndarray) -> dict[str, float]:
-    s = judged.scores
-    return {
+    common = {
         "reward": float(np.nanmean(judged.reward)),
         "reward_std": float(np.nanmean(np.nanstd(judged.reward, axis=-1))),
+        "frac_reward_zero_std": float((judged.advantage == 0).all(-1).mean()),  # groups without signal
+        "completions/clipped_ratio": float(1 - finished.mean()),
+    }
+    s, said = judged.scores, judged.said
+    if s is None or said is None:
+        return common
+    return common | {
         "s1": float(np.nanmean(s.s1)),
         "s2": float(s.s2.mean()),
         "s3": float(s.s3.mean()),
         "safe": float(s.clean.mean()),
         "abstained": float(1 - s.judged.mean()),
-        "abstained/criteria": float(np.mean([verdict is Verdict.ABSTAIN for said in judged.said for row in said.verdicts for verdict in row])),
-        "frac_reward_zero_std": float((judged.advantage == 0).all(-1).mean()),  # groups without signal
-        "completions/clipped_ratio": float(1 - finished.mean()),
+        "abstained/criteria": float(np.mean([verdict is Verdict.ABSTAIN for one in said for row in one.verdicts for verdict in row])),
     }

@@ -10,11 +10,13 @@ from folders import save_reward_model
 from tiny import CONFIG, reward_params
 
 from promedical_jax.clinic import build_tokenizer
+from promedical_jax.config import GrpoConfig
 from promedical_jax.errors import InputError
 from promedical_jax.model.sharding import make_mesh
-from promedical_jax.reward import UNCALIBRATED, RewardModel, TierVerdicts, Verdicts, check_reward_model, is_reward_model, load_reward_model
+from promedical_jax.reward import UNCALIBRATED, RewardModel, TierVerdicts, Verdicts, is_reward_model, load_reward_model
 from promedical_jax.reward.calibration import Platt
 from promedical_jax.rubric import Tier
+from promedical_jax.train.rewards import check_kind
 
 MESH = make_mesh()
 
@@ -64,5 +66,9 @@ def test_a_model_of_another_kind_is_told_apart(kind: str, tmp_path: Path) -> Non
     verdicts = Verdicts(kind=kind) if kind == "blind" else Verdicts(kind=kind, tiers={})
     save_reward_model(tmp_path / "rm", RewardModel(params, CONFIG, verdicts), build_tokenizer())
     assert load_reward_model(tmp_path / "rm", MESH).kind == kind
-    with pytest.raises(InputError, match=f"is a reward model of kind {kind}, and this needs the explicit kind"):
-        check_reward_model(tmp_path / "rm", "explicit")
+    config = GrpoConfig(out="o", cases="c", model="m", reward_model=tmp_path / "rm")
+    with pytest.raises(InputError, match="use one of kind explicit"):
+        check_kind(config, kind)
+    check_kind(config, "explicit")
+    if kind == "implicit":
+        check_kind(config.model_copy(update={"advantage": "scalar"}), kind)

@@ -16,7 +16,7 @@ from promedical_jax.errors import InputError
 from promedical_jax.model.sharding import make_mesh
 from promedical_jax.reward import UNCALIBRATED, RewardModel
 from promedical_jax.rubric import Case
-from promedical_jax.train import grpo
+from promedical_jax.train import rewards
 from promedical_jax.train.guards import ENTROPY, GAP, KL, Alarms, SkipStep, sound_update
 from promedical_jax.train.loop import run_steps
 from promedical_jax.train.optimizer import make_optimizer, start
@@ -124,13 +124,13 @@ def test_a_score_that_is_no_number_skips_the_step_of_grpo(monkeypatch: pytest.Mo
     })  # fmt: skip
     config = GrpoConfig(out="o", cases="c", model="m", reward_model="r")
     for value, sound in ((np.nan, False), (np.inf, False), (1.0, True)):
-        monkeypatch.setattr(grpo, "jit_score", lambda *_, value=value, **__: np.array([[[0.5, np.nan], [value, np.nan]]]))  # the second column is padding
+        monkeypatch.setattr(rewards, "jit_score", lambda *_, value=value, **__: np.array([[[0.5, np.nan], [value, np.nan]]]))  # the second column is padding
         given = RewardModel({}, CONFIG, UNCALIBRATED), SimpleNamespace(tiers=None), [case], config
         if sound:
-            assert grpo.judge(*given).advantage.shape == (1, 2)
+            assert rewards.judge(*given).advantage.shape == (1, 2)
         else:
             with pytest.raises(SkipStep, match="case 'c-3' is NaN or infinite"):
-                grpo.judge(*given)
+                rewards.judge(*given)
 
 
 def test_alarms_are_said_when_they_begin_and_when_they_end(capsys: pytest.CaptureFixture[str]) -> None:

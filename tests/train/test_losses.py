@@ -16,7 +16,7 @@ from promedical_jax.model import transformer
 from promedical_jax.model.layout import assemble, tree
 from promedical_jax.rubric import Case, Tier
 from promedical_jax.rubric.labels import Labels, RaterWeights, labels_of
-from promedical_jax.train import grpo, rm, sft
+from promedical_jax.train import rewards, rm, sft
 from promedical_jax.train.policy import AnswerBatch, answer_log_probs, masked_mean
 
 B, G, R, K = 3, 4, 5, 6
@@ -224,20 +224,20 @@ def test_judge_turns_scores_into_advantages_by_the_rubric(monkeypatch: pytest.Mo
                                 {"id": "s", "text": "S.", "tier": "safety", "polarity": "forbidden"}]},
     })  # fmt: skip
     raw = np.array([[[2.0, 1.0, -3.0, 9.0], [2.0, -1.0, -3.0, 9.0], [2.0, 1.0, 3.0, -9.0]]])  # the last column is padding
-    monkeypatch.setattr(grpo, "jit_score", lambda *_, **__: raw)
+    monkeypatch.setattr(rewards, "jit_score", lambda *_, **__: raw)
     config = GrpoConfig(out="o", cases="c", model="m", reward_model="r")
     batch = SimpleNamespace(tiers=np.array([[0, 1, 2, 0]]))
-    judged = grpo.judge(RewardModel({}, CONFIG, UNCALIBRATED), batch, [case], config)
+    judged = rewards.judge(RewardModel({}, CONFIG, UNCALIBRATED), batch, [case], config)
     np.testing.assert_allclose(judged.said[0].probability, 1 / (1 + np.exp(-raw[0, :, :3])))
     assert [" ".join(row) for row in judged.said[0].verdicts] == ["met met unmet", "met unmet unmet", "met met met"]
     assert judged.scores.s1.tolist() == [[1, 1, 1]] and judged.scores.s2.tolist() == [[1, 0, 1]] and judged.scores.s3.tolist() == [[0, 0, 1]]
     np.testing.assert_allclose(judged.reward, [[1.1, 1.0, -0.9]])
     assert judged.advantage[0, 0] > judged.advantage[0, 1] > judged.advantage[0, 2] and judged.advantage[0, 2] < 0
-    scalar = grpo.judge(RewardModel({}, CONFIG, UNCALIBRATED), batch, [case], config.model_copy(update={"advantage": "scalar"}))
+    scalar = rewards.judge(RewardModel({}, CONFIG, UNCALIBRATED), batch, [case], config.model_copy(update={"advantage": "scalar"}))
     np.testing.assert_allclose(scalar.advantage, (judged.reward - judged.reward.mean()) / (judged.reward.std() + 1e-4))
     softly = config.model_copy(update={"advantage": "scalar", "verdicts": VerdictUse(s1="soft", s3="soft")})
     p = 1 / (1 + np.exp(-raw[0]))
-    soft = grpo.judge(RewardModel({}, CONFIG, UNCALIBRATED), batch, [case], softly)
+    soft = rewards.judge(RewardModel({}, CONFIG, UNCALIBRATED), batch, [case], softly)
     np.testing.assert_allclose([soft.scores.s1[0], soft.scores.s2[0], soft.scores.s3[0]], [p[:, 0], [1, 0, 1], p[:, 2]])
 
 
@@ -249,10 +249,10 @@ def test_what_the_reward_model_abstains_on_is_left_out(monkeypatch: pytest.Monke
         "id": "c", "instruction": [{"role": "user", "content": "?"}],
         "rubric": {"criteria": [{"id": "p", "text": "P.", "tier": "proficiency", "weight": 1.0}, {"id": "s", "text": "S.", "tier": "safety"}]},
     })  # fmt: skip
-    monkeypatch.setattr(grpo, "jit_score", lambda *_, **__: np.array([[[2.0, 2.0], [0.1, 2.0], [2.0, 0.1], [-2.0, 2.0]]]))
+    monkeypatch.setattr(rewards, "jit_score", lambda *_, **__: np.array([[[2.0, 2.0], [0.1, 2.0], [2.0, 0.1], [-2.0, 2.0]]]))
     doubtful = Verdicts(tiers={tier: TierVerdicts(low=0.4, high=0.6) for tier in Tier})
     config = GrpoConfig(out="o", cases="c", model="m", reward_model="r")
-    judged = grpo.judge(RewardModel({}, CONFIG, doubtful), SimpleNamespace(tiers=None), [case], config)
+    judged = rewards.judge(RewardModel({}, CONFIG, doubtful), SimpleNamespace(tiers=None), [case], config)
     np.testing.assert_array_equal(judged.scores.s1, [[1, np.nan, 1, 0]])  # the second was not judged at all
     assert judged.scores.s3.tolist() == [[0, 0, 0, 0]] and judged.advantage[0, 1] == 0 and np.isnan(judged.reward[0, 1])
 

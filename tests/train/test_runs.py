@@ -1,4 +1,4 @@
-"""Whole runs of the three stages on a tiny clinic: the mesh changes no figure, and a run that was stopped ends as if it had not been."""
+"""Whole runs of the stages on a tiny clinic: the mesh changes no figure, and a run that was stopped ends as if it had not been."""
 
 import json
 import shutil
@@ -19,10 +19,10 @@ from promedical_jax.config import Calibration, DpoConfig, GrpoConfig, Mesh, Opti
 from promedical_jax.errors import InputError
 from promedical_jax.model import hf, transformer
 from promedical_jax.model.sharding import make_mesh, shardings, spec
-from promedical_jax.reward import UNCALIBRATED, RewardModel
+from promedical_jax.reward import UNCALIBRATED, RewardModel, Verdicts, jit_score, open_judge
 from promedical_jax.reward import axes as reward_axes
 from promedical_jax.rubric import write_cases
-from promedical_jax.train import dpo, grpo, loop, rm, sft, stage
+from promedical_jax.train import dpo, grpo, loop, rewards, rm, sft, stage
 from promedical_jax.train.policy import AnswerBatch
 
 STEPS, SAVE_EVERY = 5, 2
@@ -44,6 +44,8 @@ class Runs:
         narrow = replace(model, kv_heads=1)
         save_reward_model(root / "narrow", RewardModel(reward_params(narrow), narrow, UNCALIBRATED), tokenizer)
         save_reward_model(root / "judge", RewardModel(reward_params(model, seed=3), model, UNCALIBRATED), tokenizer)
+        one_head = reward_params(model, seed=3) | {"heads": {name: x[:1] for name, x in reward_params(model, seed=3)["heads"].items()}}
+        save_reward_model(root / "implicit", RewardModel(one_head, model, Verdicts(kind="implicit", tiers={})), tokenizer)
 
     def config(self, kind: type[Stage], mesh: tuple[int, int], out: str) -> Stage:
         common = {"out": self.root / out, "cases": self.root / "cases.jsonl", "model": self.root / "policy", "steps": STEPS, "batch": 8, "log_every": 1,
@@ -130,14 +132,47 @@ def test_a_sampler_with_stale_weights_raises_an_alarm_within_two_steps(runs: Run
     assert metrics(stale, steps=3)["alarms"].tolist() == [0, 1, 1]
 
 
+def test_an_implicit_reward_model_gives_one_reward_and_is_told_no_criterion(runs: Runs) -> None:
+    config = runs.config(GrpoConfig, (4, 2), "by-implicit").model_copy(update={"reward_model": runs.root / "implicit", "steps": 2})
+    with pytest.raises(InputError, match="is an implicit reward model, which knows no tier; set advantage to scalar"):
+        grpo.run(config, truth)
+    config = config.model_copy(update={"advantage": "scalar"})
+    asked: list[tuple[Any, Any, np.ndarray]] = []
+
+    def score(params: Any, model: Any, batch: Any, **named: Any) -> Any:
+        said = jit_score(params, model, batch, **named)
+        asked.append((batch.criteria.shape, jax.device_get(batch._replace(criteria=None)), np.asarray(said)))
+        return said
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rewards, "jit_score", score)
+        grpo.run(config, truth)
+    criteria, told, raw = asked[0]
+    assert criteria == (8, 1, 0) and raw.shape == (8, 4, 1)
+    said, by_id = open_judge(config.reward_model), {case.id: case for case in make_cases(16, seed=0, answers=2)}
+    rows = [json.loads(line) for line in (config.out / "rollouts.jsonl").read_text().splitlines()]
+    first = [row for row in rows if row["step"] == 0]
+    np.testing.assert_allclose([row["reward"] for row in first], raw.reshape(-1), atol=1e-5)
+    for b in range(8):  # the sampled tokens as answers of the case that they were sampled for, judged outside of the run
+        tokens = [told.answers[b, g, : told.answer_lengths[b, g]].tolist() for g in range(4)]
+        [alone] = said.raw([replace(said.read(by_id[first[4 * b]["case"]], [""] * 4), answers=tokens)])
+        close(alone, raw[b], 1e-5)
+    for g in range(0, len(first), 4):
+        reward = np.array([row["reward"] for row in first[g : g + 4]])
+        np.testing.assert_allclose([row["advantage"] for row in first[g : g + 4]], (reward - reward.mean()) / (reward.std() + 1e-4), atol=1e-4)
+    figures = metrics(config, steps=2)
+    assert {"reward", "true/safe"} <= figures.keys() and not {"s1", "safe", "abstained"} & figures.keys()
+    assert (config.out / "ledger.jsonl").read_text() == ""
+
+
 def test_parameters_and_moments_lie_where_the_table_says(runs: Runs) -> None:
     config = runs.of(RmConfig)
     state, mesh = runs.states[config.out.name], make_mesh(4, 2)
     wanted = shardings(mesh, reward_axes(hf.read_config(config.model)))
     moments = [leaf for leaf in jax.tree.leaves(state.moments, is_leaf=lambda x: hasattr(x, "mu")) if hasattr(leaf, "mu")]
     assert len(moments) == 1
-    for tree in (state.params, moments[0].mu, moments[0].nu):
-        for (path, x), where in zip(jax.tree.leaves_with_path(tree), jax.tree.leaves(wanted), strict=True):
+    for held in (state.params, moments[0].mu, moments[0].nu):
+        for (path, x), where in zip(jax.tree.leaves_with_path(held), jax.tree.leaves(wanted), strict=True):
             assert x.sharding.is_equivalent_to(where, x.ndim), f"{jax.tree_util.keystr(path)}: {x.sharding.spec}"
     held = sum(x.addressable_shards[0].data.size for x in jax.tree.leaves(state.params))
     assert held < sum(x.size for x in jax.tree.leaves(state.params)) / 6  # of 8 devices; norms and heads are everywhere
