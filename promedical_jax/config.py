@@ -207,6 +207,7 @@ class BenchConfig(Settings):
     zero_shot: bool = Field(False, description="take the model for a judge of criteria and ask it yes or no: the log-odds are its scores")
     paraphrases: Path | None = Field(None, description="the same cases with other words for the same criteria, to see how much a reward model minds")
     judge: Path | None = Field(None, description="reward model that judges a policy's answers; the clinic's cases are judged by the clinic's own checker")
+    best_of: Path | None = Field(None, description="reward model that chooses one of each case's `answers` (best-of-G): the figures are of these alone")
     out: Path | None = Field(None, description="file for the figures, .json")
     report: Path | None = Field(None, description="page of a reward model's figures with reliability diagrams, .html")
     answers: Positive = Field(4, description="answers sampled for each case")

@@ -1,6 +1,6 @@
 """A policy on cases: its sampled answers, judged, and the figures made of them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +46,15 @@ def answer_cases(params: Params, config: ModelConfig, tokenizer: Any, cases: Seq
     for (case, texts), counts, said in zip(answered, token_counts, judge(answered), strict=True):
         done.append(Answered(case, texts, counts, tuple(said), score_verdicts(case.rubric.criteria, said)))
     return done
+
+
+def chosen(answered: Sequence[Answered], choose: Callable[[Sequence[tuple[Case, Sequence[str]]]], list[int]]) -> list[Answered]:
+    """Of each case the one answer that `choose` puts first: best-of-G."""
+    picks = choose([(one.case, one.texts) for one in answered])
+    return [
+        Answered(one.case, one.texts[g : g + 1], one.lengths[g : g + 1], one.verdicts[g : g + 1], one.scores[g : g + 1])
+        for one, g in zip(answered, picks, strict=True)
+    ]
 
 
 def figures(answered: Sequence[Answered]) -> PolicyFigures:

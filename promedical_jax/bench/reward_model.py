@@ -19,11 +19,9 @@ from promedical_jax.bench.reward_figures import (
 from promedical_jax.data.encode import Encoded
 from promedical_jax.errors import InputError
 from promedical_jax.reward import RewardJudge
-from promedical_jax.reward.judge import Uses
-from promedical_jax.rubric import Case, Criterion, Rubric, Scores, Tier, prefer, satisfied_matrix, score
+from promedical_jax.reward.judge import SOFT_SKILL
+from promedical_jax.rubric import Case, Criterion, Rubric, best, satisfied_matrix, score
 from promedical_jax.rubric.labels import labels_of
-
-SOFT_SKILL: Uses = {Tier.PROFICIENCY: "soft", Tier.EXCELLENCE: "soft"}  # answers of equal verdicts are told apart by how sure the model is
 
 
 def evaluate(judge: RewardJudge, cases: Sequence[Encoded], paraphrases: Sequence[Case] | None = None,
@@ -129,6 +127,4 @@ def _pick(judge: RewardJudge, one: Evidence) -> int:
     """The answer that the model puts first: by its verdicts on safety, then by how sure it is of the rest; or by its one score."""
     if one.probability is None:
         return int((one.score * direction(one.criteria))[:, 0].argmax())
-    scores = score(one.criteria, judge.model.verdicts.satisfied(one.probability, one.criteria, SOFT_SKILL))
-    order = prefer(Scores(scores.s1[:, None], scores.s2[:, None], scores.s3[:, None]), Scores(scores.s1[None], scores.s2[None], scores.s3[None]))
-    return int(np.where(scores.judged, order.sum(1), -np.inf).argmax())
+    return best(score(one.criteria, judge.model.verdicts.satisfied(one.probability, one.criteria, SOFT_SKILL)))

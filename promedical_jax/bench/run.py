@@ -7,7 +7,7 @@ import jax
 from rich.console import Console
 
 from promedical_jax.atomic import replacing
-from promedical_jax.bench.policy import answer_cases, figures
+from promedical_jax.bench.policy import answer_cases, chosen, figures
 from promedical_jax.bench.report import PolicyFigures
 from promedical_jax.bench.reward_figures import RewardModelFigures
 from promedical_jax.bench.reward_model import evaluate
@@ -24,7 +24,7 @@ from promedical_jax.errors import InputError
 from promedical_jax.model import hf, transformer
 from promedical_jax.model.sharding import make_mesh, shardings
 from promedical_jax.model.transformer import Compute
-from promedical_jax.reward import is_reward_model, judge_of, load_reward_model
+from promedical_jax.reward import RewardJudge, is_reward_model, judge_of, load_reward_model
 from promedical_jax.reward.zero_shot import open_zero_shot
 from promedical_jax.rubric import read_cases
 from promedical_jax.selfcheck import check_tree
@@ -52,8 +52,9 @@ def run(config: BenchConfig) -> PolicyFigures | RewardModelFigures:
 
 
 def _reward_model(config: BenchConfig, folder: Path) -> RewardModelFigures:
-    if config.judge:
-        raise InputError(f"--judge: {config.model} is a reward model, and raters' verdicts judge it; leave --judge out")
+    for key in ("judge", "best_of"):
+        if getattr(config, key):
+            raise InputError(f"--{key}: {config.model} is a reward model, and raters' verdicts judge it; leave --{key} out")
     mesh, compute, shapes = jax.sharding.get_mesh(), Compute(config.dtype), config.shapes if config.long.cut else Shapes()
     if config.zero_shot:
         judge = open_zero_shot(folder, mesh, config.batch, config.dtype, shapes)
@@ -85,11 +86,7 @@ def _policy(config: BenchConfig, folder: Path) -> PolicyFigures:
     cases = encode_file(config.cases, tokenizer)
     compute = Compute(config.dtype)
     if config.judge:
-        judge_folder = hf.resolve(config.judge)
-        judge_model = load_reward_model(judge_folder, jax.sharding.get_mesh(), config.dtype)
-        check_tree("the judge", judge_model.params["backbone"], judge_model.config, compute)
-        tokens = load_tokenizer(judge_folder, judge_model.config.vocabulary)
-        judge = judge_of(judge_model, tokens, jax.sharding.get_mesh(), config.batch, compute).verdicts
+        judge = _open(config, config.judge, "the judge").verdicts
     elif _of_the_clinic(cases):
         judge = truth
     else:
@@ -101,4 +98,13 @@ def _policy(config: BenchConfig, folder: Path) -> PolicyFigures:
     answered = answer_cases(weights, model, tokenizer, cases, measure(cases, config.shapes, str(config.cases)), judge, answers=config.answers,
                             answer_tokens=config.answer_tokens, batch=config.batch, seed=config.seed, temperature=config.temperature,
                             top_k=config.top_k, top_p=config.top_p, compute=compute)
+    if config.best_of:
+        answered = chosen(answered, _open(config, config.best_of, "the model that chooses").best)
     return figures(answered)
+
+
+def _open(config: BenchConfig, name: Path, what: str) -> RewardJudge:
+    folder = hf.resolve(name)
+    model = load_reward_model(folder, jax.sharding.get_mesh(), config.dtype)
+    check_tree(what, model.params["backbone"], model.config, Compute(config.dtype))
+    return judge_of(model, load_tokenizer(folder, model.config.vocabulary), jax.sharding.get_mesh(), config.batch, Compute(config.dtype))

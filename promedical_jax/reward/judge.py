@@ -27,12 +27,13 @@ from promedical_jax.model.transformer import FLOAT32, Compute, Dtype
 from promedical_jax.reward.folder import RewardModel, load_reward_model
 from promedical_jax.reward.scores import score_cases
 from promedical_jax.reward.verdicts import Use
-from promedical_jax.rubric import Case, Scores, Tier, Verdict
+from promedical_jax.rubric import Case, Scores, Tier, Verdict, best
 from promedical_jax.rubric import score as score_of
 
 Texts = Sequence[Sequence[str]]
 Uses = Mapping[Tier, Use]
 HARD: Uses = MappingProxyType({})
+SOFT_SKILL: Uses = {Tier.PROFICIENCY: "soft", Tier.EXCELLENCE: "soft"}  # answers of equal verdicts are told apart by how sure the model is
 AS_THEY_ARE = Shapes()
 
 
@@ -97,6 +98,12 @@ class RewardJudge:
         said = self(cases, texts)
         rows = [(case.rubric.criteria, one.probability) for case, one in zip(cases, said, strict=True)]
         return [score_of(criteria, self.model.verdicts.satisfied(p, criteria, use)) for criteria, p in rows]
+
+    def best(self, answered: Sequence[tuple[Case, Sequence[str]]]) -> list[int]:
+        """Which of each case's texts it puts first: by its verdicts on safety, then by how sure it is of the rest; the implicit kind by its one score."""
+        if self.model.kind == "implicit":
+            return [int(scores[:, 0].argmax()) for scores in self.raw([self.read(case, texts) for case, texts in answered])]
+        return [best(one) for one in self.scores([case for case, _ in answered], [texts for _, texts in answered], SOFT_SKILL)]
 
     def verdicts(self, answered: Sequence[tuple[Case, Sequence[str]]]) -> list[list[tuple[Verdict, ...]]]:
         """As a `rubric.Judge`."""

@@ -4,7 +4,7 @@ from promedical_jax.rubric import advantage
 from promedical_jax.rubric.case import Answer, Case, Criterion, Judge, Judgement, Message, Polarity, Record, Rubric, Tier, Verdict
 from promedical_jax.rubric.files import from_dataset, read_cases, stream_cases, to_dataset, write_cases
 from promedical_jax.rubric.reward import ScalarReward
-from promedical_jax.rubric.scores import Scores, prefer, satisfied_matrix, score, score_verdicts, win_points, win_rate
+from promedical_jax.rubric.scores import Scores, best, prefer, satisfied_matrix, score, score_verdicts, win_points, win_rate
 
 __all__ = [
     "Answer",
@@ -21,6 +21,7 @@ __all__ = [
     "Tier",
     "Verdict",
     "advantage",
+    "best",
     "from_dataset",
     "prefer",
     "read_cases",

@@ -89,6 +89,12 @@ def prefer(a: Scores, b: Scores) -> NDArray[np.int8]:
     return np.where(a.judged & b.judged, order, 0).astype(np.int8)
 
 
+def best(scores: Scores) -> int:
+    """Which of a group of answers [A] the order puts first: the earliest of equals, and one that abstains only where all do."""
+    beaten = prefer(scores[:, None], scores[None]).sum(1)
+    return int(np.where(scores.judged, beaten, -np.inf).argmax())
+
+
 def win_points(a: Scores, b: Scores) -> Array:
     """Elementwise points of a against b: 1 a win, 1/2 a tie, 0 a loss, NaN where either abstains."""
     return np.where(a.judged & b.judged, (prefer(a, b) + 1) / 2, np.nan)

@@ -48,6 +48,7 @@ SMALL = {
     "promedical bench runs/clinic/grpo": "--answers 2 --answer_tokens 8",
     "promedical bench runs/clinic/rm": "",
     "promedical bench runs/clinic/sft": "",
+    "promedical bench runs/clinic/sft/model --best_of": "--answer_tokens 8",
     "promedical train rm --config configs/clinic_full": "--steps 2 --batch 4",
     "promedical score": "",
     "promedical ledger": "",
@@ -266,7 +267,8 @@ def test_healthbench_is_imported_and_says_never_to_train_on_it(real: Shop) -> No
 
 
 def test_models_are_judged(clinic: Shop) -> None:
-    policy, judge, asked = clinic.read("Bench a model")
+    policy, judge, asked, chosen = clinic.read("Bench a model")
+    assert re.search(r"8 cases, 8 answers", chosen.stdout), chosen.stdout
     assert "S1 proficiency" in policy.stdout and "majority" in judge.stdout and "other words: verdicts that stay" in judge.stdout
     assert "<svg" in (clinic.folder / "runs" / "clinic" / "rm.html").read_text() and "zero-shot" in asked.stdout
 

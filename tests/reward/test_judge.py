@@ -25,7 +25,7 @@ from promedical_jax.model.sharding import make_mesh
 from promedical_jax.reward import RewardJudge, RewardModel, TierVerdicts, Verdicts, open_judge
 from promedical_jax.reward.trl import reward_function
 from promedical_jax.reward.zero_shot import QUESTION, open_zero_shot
-from promedical_jax.rubric import Answer, Case, ScalarReward, Tier, Verdict, score, score_verdicts
+from promedical_jax.rubric import Answer, Case, ScalarReward, Tier, Verdict, prefer, score, score_verdicts
 
 ONE_DEVICE = make_mesh(devices=jax.devices()[:1])
 BAND = Verdicts(tiers={tier: TierVerdicts(low=0.35, high=0.65) for tier in Tier})
@@ -110,6 +110,21 @@ def test_texts_in_place_of_the_answers(judge: RewardJudge, scores: list[np.ndarr
     assert judge.verdicts(list(zip(CASES, given, strict=True))) == [one.verdicts for one in said]
     with pytest.raises(ValueError, match="zip"):
         judge(CASES, given[1:])
+
+
+def test_the_best_of_some_answers(folder: Path, judge: RewardJudge) -> None:
+    """By the verdicts on safety, then by the probabilities of the rest: no answer stands before it in that order. One score decides alone."""
+    texts = [[*TEXTS, *(answer.text for answer in case.answers)] for case in CASES]
+    answered = list(zip(CASES, texts, strict=True))
+    picks = judge.best(answered)
+    soft = judge.scores(CASES, texts, {Tier.PROFICIENCY: "soft", Tier.EXCELLENCE: "soft"})
+    assert any(one.judged.any() for one in soft)
+    for pick, one in zip(picks, soft, strict=True):
+        assert one.judged[pick] or not one.judged.any()
+        assert (prefer(one[[pick]], one) >= 0).all()
+    implicit = open_judge(folder / "implicit", mesh=ONE_DEVICE)
+    raw = implicit.raw([implicit.read(case, given) for case, given in answered])
+    assert implicit.best(answered) == [int(np.argmax(scores[:, 0])) for scores in raw]
 
 
 def test_nothing_to_judge(judge: RewardJudge) -> None:

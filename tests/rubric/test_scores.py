@@ -21,6 +21,7 @@ from promedical_jax.rubric import (
     Scores,
     Tier,
     Verdict,
+    best,
     prefer,
     satisfied_matrix,
     score,
@@ -187,6 +188,18 @@ def test_prefer_broadcasts_and_is_antisymmetric(rows, columns):
     assert table.shape == (len(rows), len(columns))
     np.testing.assert_array_equal(table.T, -prefer(b[:, None], a[None, :]))
     np.testing.assert_array_equal(table[0], prefer(a[0], b))
+
+
+@given(scores_lists)
+def test_the_best_of_a_group_is_beaten_by_none_and_is_the_first_of_its_equals(rows):
+    scores = scores_of(rows)
+    chosen = best(scores)
+    against = prefer(scores[[chosen]], scores)
+    if scores.judged.any():
+        assert scores.judged[chosen] and (against >= 0).all()
+        assert chosen == np.flatnonzero(scores.judged & (against == 0))[0]
+    else:
+        assert chosen == 0
 
 
 def test_win_rate_counts_a_tie_half_and_leaves_abstentions_out():
