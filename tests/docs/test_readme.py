@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from promedical_jax.bench import Report
-from promedical_jax.config import GrpoConfig, Mesh, QuickstartConfig, RmConfig, SftConfig, Stage
+from promedical_jax.config import DpoConfig, GrpoConfig, Mesh, QuickstartConfig, RmConfig, SftConfig, Stage
 from promedical_jax.model.hf import known_config
 from promedical_jax.plan.chips import CHIPS
 from promedical_jax.quickstart import stages
@@ -30,6 +30,7 @@ from tests.conftest import CACHE
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SCHEMAS: dict[str, type[Stage]] = {"sft": SftConfig, "rm": RmConfig, "grpo": GrpoConfig}
+RECIPES: dict[str, type[Stage]] = SCHEMAS | {"dpo": DpoConfig}
 
 # What makes a command small, by how it begins; the longest beginning counts. The clinic's stages are as small as the quickstart's, and compile once for both.
 SMALL = {
@@ -40,6 +41,7 @@ SMALL = {
     "promedical train sft": "--steps 4",
     "promedical train rm": "--steps 3",
     "promedical train grpo": "--steps 2",
+    "promedical train dpo": "--steps 2",
     "promedical train rm --config configs/kqa": "--steps 1 --batch 2",
     "promedical train sft --cases runs/clinic": "--steps 2",
     "promedical export": "",
@@ -219,7 +221,7 @@ def test_the_recipes_of_the_clinic_are_those_of_the_quickstart(stage: str, expec
 
 @pytest.mark.parametrize("file", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda file: str(file.relative_to(ROOT / "configs")))
 def test_every_recipe_of_the_repository_is_sound(file: Path) -> None:
-    schema = SCHEMAS[file.stem]
+    schema = RECIPES[file.stem]
     given = yaml.safe_load(file.read_text()) or {}
     assert read_recipe(schema, file, {key.name: "here" for key in keys(schema) if key.default is None and key.name not in given})
 
@@ -301,6 +303,16 @@ def test_adapters_are_trained_and_gone_on_with(hub: Shop) -> None:
         fields = json.loads((out / "adapter" / "adapter_config.json").read_text())
         assert (fields["peft_type"], fields["r"], fields["base_model_name_or_path"]) == ("LORA", 16, "Qwen/Qwen3-0.6B")
         assert (out / "adapter" / "adapter_model.safetensors").exists() and (out / "model" / "model.safetensors").exists()
+
+
+def test_what_grpo_is_compared_with_is_trained(clinic: Shop) -> None:
+    clinic.read("What GRPO is compared with")
+    runs = clinic.folder / "runs" / "clinic"
+    assert all((runs / name / "model" / "model.safetensors").exists() for name in ("dpo", "rm_implicit", "grpo_implicit"))
+    assert "rewards/accuracies" in (runs / "dpo" / "metrics.jsonl").read_text()
+    section = README.split("## Train on the clinic")[1].split("## What GRPO")[0]
+    known = {key.name for key in keys(GrpoConfig)}
+    assert set(re.findall(r"`--([a-z_]+(?:\.[a-z0-9_]+)?) [\w.]+`", section)) <= known and set(re.findall(r"`(alarms\.\w+)`", section)) <= known
 
 
 def test_a_stage_runs_on_many_simulated_devices(clinic: Shop) -> None:
