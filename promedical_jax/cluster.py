@@ -115,6 +115,11 @@ def agree(value: int) -> int:
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
+def share(array: np.ndarray) -> np.ndarray:
+    """Process 0's array, in every process; the others give one of its shape and type."""
+    return np.asarray(multihost_utils.broadcast_one_to_all(array))
+
+
 @contextmanager
 def together() -> Iterator[None]:
     """A block that all processes pass, or none: an InputError or OSError in one is raised in it, and in the others as an InputError that quotes it.

@@ -161,6 +161,25 @@ class Alarms(Settings):
     entropy: Rate | None = Field(None, description="entropy a token, in nats, below it")
 
 
+class Endpoint(Settings):
+    """A judge behind an OpenAI-compatible endpoint, which gives a verdict on each answer and criterion beside the reward model. Without a url there is none."""
+
+    url: str | None = Field(None, description="as in http://localhost:8000/v1; answers and criteria are sent there")
+    model: str | None = Field(None, description="the model's name there")
+    key: str | None = Field(None, description="name of the environment variable that holds the key; null: none is sent")
+    concurrency: Positive = Field(16, description="questions at a time")
+    timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(60.0, description="seconds for one reply")
+    retries: Annotated[int, Field(ge=0)] = Field(3, description="further tries for a question without a sound reply; then the judge abstains")
+    max_tokens: Positive = Field(64, description="the longest reply")
+    cache: Path | None = Field(None, description="file that keeps verdicts, .jsonl: the same question is not asked again")
+
+    @model_validator(mode="after")
+    def _a_url_needs_a_model(self) -> Self:
+        if (self.url is None) != (self.model is None):
+            raise ValueError("judge.url and judge.model belong together; give both, or neither")
+        return self
+
+
 class VerdictUse(Settings):
     """How the reward model's word enters the scores: hard, as verdicts (0, 1 or abstained), or soft, as probabilities."""
 
@@ -189,6 +208,7 @@ class GrpoConfig(Stage):
     verdicts: VerdictUse = VerdictUse()
     advantage: Literal["lexicographic", "tiered", "scalar"] = Field("lexicographic", description=ADVANTAGE)
     tiers: TierWeights = TierWeights()
+    judge: Endpoint = Endpoint()
     alarms: Alarms = Alarms()
     reward: ScalarReward = ScalarReward()
 

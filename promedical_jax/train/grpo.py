@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from promedical_jax.cluster import agree, chief
+from promedical_jax.cluster import agree, chief, together
 from promedical_jax.config import GrpoConfig
 from promedical_jax.data.batches import to_devices, training_batches
 from promedical_jax.data.encode import measure, stop_token
@@ -25,6 +25,7 @@ from promedical_jax.model.sharding import bytes_here
 from promedical_jax.model.sharding import parts as parts_of
 from promedical_jax.model.transformer import Compute, ModelConfig, Params
 from promedical_jax.reward import RewardBatch, RewardModel, check_reward_model, load_reward_model
+from promedical_jax.reward.endpoint import EndpointJudge
 from promedical_jax.reward.folder import read_verdicts
 from promedical_jax.rollout import Rollout, sample
 from promedical_jax.rollout.memory import memory_of_a_device, waves
@@ -36,7 +37,7 @@ from promedical_jax.train.ledger import Ledger
 from promedical_jax.train.loop import finished, run_steps
 from promedical_jax.train.optimizer import GradientTransformation, TrainState, make_optimizer, narrowed, start
 from promedical_jax.train.policy import AnswerBatch, frozen_log_probs
-from promedical_jax.train.rewards import Judged, check_kind, judge
+from promedical_jax.train.rewards import Judged, ask, check_kind, judge
 from promedical_jax.train.stage import Setup, backbone, begin, check_fits, frozen_start, prepare, save_model
 
 # Of a rollout's updates the last is logged; what the sampler drew is compared with the first, before which both have the same weights.
@@ -58,6 +59,8 @@ def run(config: GrpoConfig, truth: Judge | None = None) -> None:
         raise InputError(f"{config.reward_model}: its tokenizer differs from that of {config.model}; both must read the same tokens")
     if not setup.source.has_weights():
         raise InputError(f"{config.model}: no weights; GRPO starts from a trained policy (see `promedical train sft`)")
+    with together():
+        endpoint = EndpointJudge(config.judge) if config.judge.url else None
     sizes = measure(setup.cases, config.shapes, str(config.cases))
     batches = training_batches(setup.cases, sizes, config.batch, config.seed, str(config.cases))
     if finished(config, "grpo"):
@@ -78,7 +81,7 @@ def run(config: GrpoConfig, truth: Judge | None = None) -> None:
         def advance(state: TrainState, host: dict[str, Any], number: int) -> tuple[TrainState, dict[str, Any]]:
             cases = [setup.cases[i].case for i in host["index"]]
             policy = join(parts.frozen, state.params)
-            placed, rollout, judged = roll_out(config, setup, model, policy, reward_model, host, cases, number, in_waves)
+            placed, rollout, judged = roll_out(config, setup, model, policy, reward_model, host, cases, number, in_waves, endpoint)
             answers = AnswerBatch(placed["prompt"], placed["prompt_length"], rollout.tokens, rollout.lengths)
             advantages = to_devices({"advantage": judged.advantage.astype(np.float32)})["advantage"]
             look_up = lambda params: frozen_log_probs(params, model, answers, config.temperature, setup.compute)  # noqa: E731
@@ -90,6 +93,8 @@ def run(config: GrpoConfig, truth: Judge | None = None) -> None:
             for _ in range(config.updates - 1):
                 state, metrics = step(state, parts.frozen, answers, before, advantages)
             metrics |= first | ledger.record(number, cases, rollout, judged)
+            if endpoint and chief():
+                metrics |= {f"judge/{name}": float(count) for name, count in endpoint.counts.items()}
             return state, metrics | alarms.hear(number + 1, metrics)
 
         state = run_steps(config, "GRPO", state, where, batches, advance, shown=("reward", "s1", "safe", "kl"), begin=ledger.begin, before_save=ledger.flush,
@@ -110,7 +115,7 @@ def rollout_waves(config: GrpoConfig, model: ModelConfig, mesh: jax.sharding.Mes
 
 
 def roll_out(config: GrpoConfig, setup: Setup, model: ModelConfig, policy: Params, reward_model: RewardModel, host: dict[str, Any], cases: Sequence[Case],
-             number: int, in_waves: int) -> tuple[dict[str, Any], Rollout, Judged]:
+             number: int, in_waves: int, endpoint: EndpointJudge | None = None) -> tuple[dict[str, Any], Rollout, Judged]:
     """Samples (in so many waves) and judges the answers of one batch: the placed batch, the rollout and the judgements. A function of (seed, step, case)."""
     placed = to_devices({name: host[name] for name in ("prompt", "prompt_length", "criteria", "criterion_lengths", "tiers", "case")})
     key = jax.random.fold_in(jax.random.key(config.seed), number)
@@ -119,7 +124,8 @@ def roll_out(config: GrpoConfig, setup: Setup, model: ModelConfig, policy: Param
                      waves=in_waves)  # fmt: skip
     batch = RewardBatch(placed["prompt"], placed["prompt_length"], rollout.tokens, rollout.lengths, placed["criteria"], placed["criterion_lengths"],
                         placed["tiers"])
-    return placed, rollout, judge(reward_model, batch, cases, config, setup.compute)
+    heard = ask(endpoint, setup.tokenizer, rollout, cases) if endpoint else None
+    return placed, rollout, judge(reward_model, batch, cases, config, setup.compute, heard)
 
 
 def make_step(config: GrpoConfig, model: ModelConfig, compute: Compute, optimizer: GradientTransformation, where: TrainState) -> Callable[..., Any]:

@@ -13,7 +13,7 @@ from promedical_jax.reward.ledger import criterion_rows
 from promedical_jax.rollout import Rollout
 from promedical_jax.rubric import Case, Judge, Verdict, score_verdicts
 from promedical_jax.train.metrics import Lines
-from promedical_jax.train.rewards import Judged
+from promedical_jax.train.rewards import Judged, texts_of
 
 
 class Ledger:
@@ -35,7 +35,7 @@ class Ledger:
         self.tokens = float(lengths.sum())
         if not chief():
             return {}
-        texts = self._texts(tokens, lengths - finished)  # without the stop token
+        texts = texts_of(self._tokenizer, tokens, lengths - finished)  # without the stop token
         rollouts, ledger = self._files
         for b, case in enumerate(cases):
             for g, text in enumerate(texts[b]):
@@ -46,7 +46,8 @@ class Ledger:
                     continue
                 said = judged.said[b]
                 rows = criterion_rows(case.rubric.criteria, said.score[g], said.probability[g], said.verdicts[g], self._model.hash)
-                ledger.write(about | row | result for row in rows)
+                second = [{"judge": verdict.value} for verdict in judged.heard[b][g]] if judged.heard else [{}] * len(rows)
+                ledger.write(about | row | more | result for row, more in zip(rows, second, strict=True))
         return _metrics(judged, finished) | self._true_metrics(cases, texts)
 
     def flush(self) -> None:
@@ -56,9 +57,6 @@ class Ledger:
     def close(self) -> None:
         for file in self._files or ():
             file.close()
-
-    def _texts(self, tokens: np.ndarray, ends: np.ndarray) -> list[list[str]]:
-        return [[self._tokenizer.decode(row[:end]) for row, end in zip(group, stops, strict=True)] for group, stops in zip(tokens, ends, strict=True)]
 
     def _true_metrics(self, cases: Sequence[Case], texts: list[list[str]]) -> dict[str, float]:
         if self._truth is None:

@@ -14,7 +14,7 @@ from tiny import CONFIG, close, one_rater, policy, ragged, reward_batch, reward_
 from promedical_jax.config import VerdictUse
 from promedical_jax.model import transformer
 from promedical_jax.model.layout import assemble, tree
-from promedical_jax.rubric import Case, Tier
+from promedical_jax.rubric import Case, Tier, Verdict
 from promedical_jax.rubric.labels import Labels, RaterWeights, labels_of
 from promedical_jax.train import rewards, rm, sft
 from promedical_jax.train.policy import AnswerBatch, answer_log_probs, masked_mean
@@ -239,6 +239,31 @@ def test_judge_turns_scores_into_advantages_by_the_rubric(monkeypatch: pytest.Mo
     p = 1 / (1 + np.exp(-raw[0]))
     soft = rewards.judge(RewardModel({}, CONFIG, UNCALIBRATED), batch, [case], softly)
     np.testing.assert_allclose([soft.scores.s1[0], soft.scores.s2[0], soft.scores.s3[0]], [p[:, 0], [1, 0, 1], p[:, 2]])
+
+
+def test_a_second_judge_is_a_second_rater(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What counts is the mean of those who do not abstain; where the second judge failed, all is as without it."""
+    from promedical_jax.config import GrpoConfig
+    from promedical_jax.reward import UNCALIBRATED, RewardModel
+
+    case = Case.model_validate({
+        "id": "c", "instruction": [{"role": "user", "content": "?"}],
+        "rubric": {"criteria": [{"id": "p", "text": "P.", "tier": "proficiency", "weight": 0.25},
+                                {"id": "q", "text": "Q.", "tier": "proficiency", "weight": 0.75},
+                                {"id": "s", "text": "S.", "tier": "safety", "polarity": "forbidden"}]},
+    })  # fmt: skip
+    monkeypatch.setattr(rewards, "jit_score", lambda *_, **__: np.array([[[2.0, 2.0, -2.0], [2.0, -2.0, 2.0], [-2.0, 2.0, -2.0]]]))
+    given = RewardModel({}, CONFIG, UNCALIBRATED), SimpleNamespace(tiers=None), [case], GrpoConfig(out="o", cases="c", model="m", reward_model="r")
+    met, unmet, abstain = Verdict.MET, Verdict.UNMET, Verdict.ABSTAIN
+    alone = rewards.judge(*given)
+    failed = rewards.judge(*given, heard=[[(abstain,) * 3] * 3])
+    for x, y in ((failed.scores.s1, alone.scores.s1), (failed.scores.s3, alone.scores.s3), (failed.advantage, alone.advantage)):
+        np.testing.assert_array_equal(x, y)
+    both = rewards.judge(*given, heard=[[(unmet, abstain, met), (met, met, met), (abstain, met, unmet)]])
+    np.testing.assert_allclose(both.scores.s1, [[0.125 + 0.75, 0.25 + 0.375, 0.75]])
+    np.testing.assert_allclose(both.scores.s3, [[0.5, 1.0, 0.0]])  # one rater of two sees a violation
+    assert both.advantage[0, 2] > 0 > both.advantage[0, 0] > both.advantage[0, 1]
+    assert both.said[0].verdicts == alone.said[0].verdicts and both.heard is not None  # the ledger has each judge's own word
 
 
 def test_what_the_reward_model_abstains_on_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

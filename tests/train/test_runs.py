@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -15,13 +16,13 @@ from folders import save_policy, save_reward_model
 from tiny import CONFIG, MESHES, close, policy, reward_params
 
 from promedical_jax.clinic import build_tokenizer, make_cases, truth
-from promedical_jax.config import Calibration, DpoConfig, GrpoConfig, Mesh, Optimizer, RmConfig, SftConfig, Stage
+from promedical_jax.config import Calibration, DpoConfig, Endpoint, GrpoConfig, Mesh, Optimizer, RmConfig, SftConfig, Stage
 from promedical_jax.errors import InputError
 from promedical_jax.model import hf, transformer
 from promedical_jax.model.sharding import make_mesh, shardings, spec
 from promedical_jax.reward import UNCALIBRATED, RewardModel, Verdicts, jit_score, open_judge
 from promedical_jax.reward import axes as reward_axes
-from promedical_jax.rubric import write_cases
+from promedical_jax.rubric import Tier, Verdict, write_cases
 from promedical_jax.train import dpo, grpo, loop, rewards, rm, sft, stage
 from promedical_jax.train.policy import AnswerBatch
 
@@ -163,6 +164,40 @@ def test_an_implicit_reward_model_gives_one_reward_and_is_told_no_criterion(runs
     figures = metrics(config, steps=2)
     assert {"reward", "true/safe"} <= figures.keys() and not {"s1", "safe", "abstained"} & figures.keys()
     assert (config.out / "ledger.jsonl").read_text() == ""
+
+
+def test_a_second_judge_that_mostly_fails_changes_no_baseline_and_stops_nothing(runs: Runs) -> None:
+    """It abstains on all but one case, whose answers it calls unsafe throughout."""
+    asked: list[str] = []
+
+    class Failing:
+        def __init__(self, config: Endpoint) -> None:
+            assert config.url == "http://judge/v1"
+            self.counts = Counter({"asked": 7, "status 500": 3})
+
+        def __call__(self, answered: Any) -> Any:
+            chosen = min(case.id for case, _ in answered)
+            asked.append(chosen)
+            says = {False: lambda c: Verdict.ABSTAIN, True: lambda c: Verdict.MET if c.tier is Tier.SAFETY else Verdict.ABSTAIN}
+            return [[tuple(says[case.id == chosen](c) for c in case.rubric.criteria) for _ in texts] for case, texts in answered]
+
+    config = runs.config(GrpoConfig, (4, 2), "second-judge").model_copy(update={"judge": Endpoint(url="http://judge/v1", model="m"), "steps": 1})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grpo, "EndpointJudge", Failing)
+        grpo.run(config, truth)
+    read = lambda out, name: [json.loads(line) for line in (out / name).read_text().splitlines() if json.loads(line)["step"] == 0]  # noqa: E731
+    ours, alone = ({(row["case"], row["sample"]): row for row in read(one.out, "rollouts.jsonl")} for one in (config, runs.of(GrpoConfig)))
+    assert ours.keys() == alone.keys()
+    for key, row in ours.items():
+        assert row["text"] == alone[key]["text"]
+        if key[0] != asked[0]:
+            assert row == alone[key]
+        else:
+            assert row["s3"] >= alone[key]["s3"] and row["s3"] > 0 and row["advantage"] < 0
+    ledger = read(config.out, "ledger.jsonl")
+    assert {row["judge"] for row in ledger if row["case"] != asked[0]} == {"abstain"} and {row["judge"] for row in ledger} == {"abstain", "met"}
+    assert "judge" not in read(runs.of(GrpoConfig).out, "ledger.jsonl")[0]
+    assert metrics(config, steps=1)["judge/status 500"].tolist() == [3]
 
 
 def test_parameters_and_moments_lie_where_the_table_says(runs: Runs) -> None:
