@@ -188,35 +188,50 @@ class VerdictUse(Settings):
     s3: Literal["hard", "soft"] = "hard"
 
 
-class GrpoConfig(Stage):
-    """GRPO against a frozen reward model, with an advantage that keeps the veto."""
+class OnPolicy(Stage):
+    """What the stages need that train on a policy's own answers, judged by a frozen reward model."""
 
     reward_model: Path = Field(description="folder of a trained reward model")
-    answers: Annotated[int, Field(ge=2)] = Field(8, description="G, answers sampled for an instruction")
+    answers: Positive = Field(8, description="G, answers sampled for an instruction")
     answer_tokens: Positive = Field(256, description="R, the longest answer sampled")
     temperature: Annotated[float, Field(gt=0)] = 1.0
     kl: Rate = Field(0.04, description="weight of the KL to the model that training started from")
-    kl_unbiased: bool = Field(False, description="weight a token's KL by its ratio, which makes its gradient unbiased (TRL's default, not GRPO's paper)")
     clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
     clip_high: Annotated[float, Field(gt=0)] = 0.2
     updates: Positive = Field(1, description="mu, optimizer steps on one rollout")
+    verdicts: VerdictUse = VerdictUse()
+    judge: Endpoint = Endpoint()
+    alarms: Alarms = Alarms()
+    reward: ScalarReward = ScalarReward()
+
+
+class GrpoConfig(OnPolicy):
+    """GRPO against a frozen reward model, with an advantage that keeps the veto."""
+
+    answers: Annotated[int, Field(ge=2)] = Field(8, description="G, answers sampled for an instruction")
+    kl_unbiased: bool = Field(False, description="weight a token's KL by its ratio, which makes its gradient unbiased (TRL's default, not GRPO's paper)")
     ratio: Literal["token", "sequence"] = Field("token", description="sequence: the geometric mean over an answer's tokens (GSPO)")
     aggregate: Literal["tokens", "answers", "constant"] = Field("tokens", description=AGGREGATE)
     entropy: Rate = Field(0.0, description="weight of an entropy bonus")
     importance_cap: Annotated[float, Field(gt=0)] | None = Field(None, description=IMPORTANCE)
     drop_dead: bool = Field(False, description="groups without any advantage are not counted in the loss, nor is their KL")
-    verdicts: VerdictUse = VerdictUse()
     advantage: Literal["lexicographic", "tiered", "scalar"] = Field("lexicographic", description=ADVANTAGE)
     tiers: TierWeights = TierWeights()
-    judge: Endpoint = Endpoint()
-    alarms: Alarms = Alarms()
-    reward: ScalarReward = ScalarReward()
 
     @model_validator(mode="after")
     def _an_order_needs_counts(self) -> Self:
         if self.advantage != "scalar" and self.verdicts.s3 == "soft":
             raise ValueError(f"advantage {self.advantage} needs to know who violated, and verdicts.s3 is soft; set verdicts.s3 to hard, or advantage to scalar")
         return self
+
+
+class PpoConfig(OnPolicy):
+    """PPO against a frozen reward model's scalar reward: a value head on the policy's states gives each token its advantage."""
+
+    lam: Annotated[float, Field(ge=0, le=1)] = Field(0.95, description="lambda of the generalised advantage estimate")
+    gamma: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="discount a token")
+    value_weight: Rate = Field(0.1, description="weight of the value loss")
+    value_clip: Annotated[float, Field(gt=0)] = Field(0.2, description="how far a value may move in one rollout's updates before its loss stops pulling")
 
 
 class BenchConfig(Settings):

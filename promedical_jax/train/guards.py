@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from rich.console import Console
 
 from promedical_jax.cluster import chief
-from promedical_jax.config import GrpoConfig, Stage
+from promedical_jax.config import OnPolicy, Stage
 from promedical_jax.errors import InputError
 from promedical_jax.train.optimizer import GradientTransformation, TrainState, update
 
@@ -87,7 +87,7 @@ WHY = {
 class Alarms:
     """Hears the figures of each step of GRPO; says once when one leaves what the recipe's `alarms` allow, and once when it is back."""
 
-    def __init__(self, config: GrpoConfig):
+    def __init__(self, config: OnPolicy):
         wanted = config.alarms
         limits = {GAP: GAPS[config.dtype] if wanted.gap is None else wanted.gap, KL: wanted.kl, ENTROPY: wanted.entropy}
         self._limits = {name: limit for name, limit in limits.items() if limit is not None}

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from promedical_jax.cluster import chief
-from promedical_jax.config import GrpoConfig
+from promedical_jax.config import OnPolicy
 from promedical_jax.data.batches import to_host
 from promedical_jax.reward import RewardModel
 from promedical_jax.reward.ledger import criterion_rows
@@ -19,7 +19,7 @@ from promedical_jax.train.rewards import Judged, texts_of
 class Ledger:
     """Writes the rollouts of a run, in process 0; `truth`, where there is one, is asked about each answer and its figures are logged as true/*."""
 
-    def __init__(self, config: GrpoConfig, tokenizer: Any, reward_model: RewardModel, truth: Judge | None):
+    def __init__(self, config: OnPolicy, tokenizer: Any, reward_model: RewardModel, truth: Judge | None):
         self._config, self._tokenizer, self._model, self._truth = config, tokenizer, reward_model, truth
         self._files: tuple[Lines, Lines] | None = None
         self.tokens = 0.0  # sampled in the last step

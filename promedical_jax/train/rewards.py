@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from promedical_jax.cluster import chief, share, together
-from promedical_jax.config import GrpoConfig, Kind
+from promedical_jax.config import GrpoConfig, Kind, OnPolicy
 from promedical_jax.data.batches import to_host
 from promedical_jax.errors import InputError
 from promedical_jax.model.transformer import FLOAT32, Compute
@@ -28,13 +28,13 @@ class Judged(NamedTuple):
     heard: Sequence[Sequence[tuple[Verdict, ...]]] | None = None  # the second judge's verdicts on each case's answers, where there is one
 
 
-def check_kind(config: GrpoConfig, kind: Kind) -> None:
+def check_kind(config: OnPolicy, kind: Kind) -> None:
     """Raises InputError where the recipe's advantage needs more than such a reward model says."""
     if kind == "blind":
         raise InputError(f"{config.reward_model}: is a reward model of kind blind, which cannot tell criteria apart; use one of kind explicit or implicit")
     if kind == "implicit" and config.judge.url:
         raise InputError(f"{config.reward_model}: is an implicit reward model, and a judge of criteria cannot be mixed with it; leave judge.url out")
-    if kind == "implicit" and config.advantage != "scalar":
+    if kind == "implicit" and isinstance(config, GrpoConfig) and config.advantage != "scalar":
         raise InputError(f"{config.reward_model}: is an implicit reward model, which knows no tier; set advantage to scalar, or use one of kind explicit")
 
 
@@ -62,7 +62,7 @@ def texts_of(tokenizer: Any, tokens: np.ndarray, ends: np.ndarray) -> list[list[
     return [[tokenizer.decode(row[:end]) for row, end in zip(group, stops, strict=True)] for group, stops in zip(tokens, ends, strict=True)]
 
 
-def judge(model: RewardModel, batch: RewardBatch, cases: Sequence[Case], config: GrpoConfig, compute: Compute = FLOAT32,
+def judge(model: RewardModel, batch: RewardBatch, cases: Sequence[Case], config: OnPolicy, compute: Compute = FLOAT32,
           heard: Sequence[Sequence[tuple[Verdict, ...]]] | None = None) -> Judged:
     """Scores, verdicts, rewards and advantages of the answers of a batch on its devices, for the whole batch's cases in order.
 
@@ -99,12 +99,10 @@ def _mean(satisfied: Sequence[np.ndarray]) -> np.ndarray:
     return np.divide(np.nansum(stacked, 0), count, out=np.full(stacked.shape[1:], np.nan), where=count > 0)
 
 
-def advantages_of(config: GrpoConfig, scores: Scores, reward: np.ndarray) -> np.ndarray:
-    """The advantages [B, G] that the recipe asks for, from the scores or from the scalar rewards [B, G]."""
-    match config.advantage:
-        case "lexicographic":
-            return advantage.lexicographic(scores)
-        case "tiered":
-            return advantage.tiered(scores, config.tiers)
-        case "scalar":
-            return advantage.scalar(reward)
+def advantages_of(config: OnPolicy, scores: Scores, reward: np.ndarray) -> np.ndarray:
+    """The advantages [B, G] that the recipe asks for, from the scores or from the scalar rewards [B, G]; in PPO, which has its own, the scalar's."""
+    if isinstance(config, GrpoConfig) and config.advantage == "lexicographic":
+        return advantage.lexicographic(scores)
+    if isinstance(config, GrpoConfig) and config.advantage == "tiered":
+        return advantage.tiered(scores, config.tiers)
+    return advantage.scalar(reward)

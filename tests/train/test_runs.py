@@ -23,7 +23,7 @@ from promedical_jax.model.sharding import make_mesh, shardings, spec
 from promedical_jax.reward import UNCALIBRATED, RewardModel, Verdicts, jit_score, open_judge
 from promedical_jax.reward import axes as reward_axes
 from promedical_jax.rubric import Tier, Verdict, write_cases
-from promedical_jax.train import dpo, grpo, loop, rewards, rm, sft, stage
+from promedical_jax.train import dpo, grpo, loop, rewards, rm, rollouts, sft, stage
 from promedical_jax.train.policy import AnswerBatch
 
 STEPS, SAVE_EVERY = 5, 2
@@ -120,14 +120,14 @@ def test_a_sampler_with_stale_weights_raises_an_alarm_within_two_steps(runs: Run
     assert np.abs(figures["sampling/importance_sampling_ratio/mean"] - 1).max() < 1e-3
 
     stale = runs.config(GrpoConfig, (4, 2), "stale").model_copy(update=keys | {"optimizer": Optimizer(learning_rate=1e-3)})
-    roll_out, first = grpo.roll_out, []
+    roll_out, first = rollouts.roll_out, []
 
     def frozen(config: Any, setup: Any, model: Any, policy: Any, *rest: Any) -> Any:
         first.append(jax.tree.map(lambda x: x.copy(), policy))
         return roll_out(config, setup, model, first[0], *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grpo, "roll_out", frozen)
+        patch.setattr(rollouts, "roll_out", frozen)
         grpo.run(stale, truth)
     assert "alarm at step 2: the log-probs of sampler and trainer are" in capsys.readouterr().err
     assert metrics(stale, steps=3)["alarms"].tolist() == [0, 1, 1]
@@ -183,7 +183,7 @@ def test_a_second_judge_that_mostly_fails_changes_no_baseline_and_stops_nothing(
 
     config = runs.config(GrpoConfig, (4, 2), "second-judge").model_copy(update={"judge": Endpoint(url="http://judge/v1", model="m"), "steps": 1})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grpo, "EndpointJudge", Failing)
+        patch.setattr(rollouts, "EndpointJudge", Failing)
         grpo.run(config, truth)
     read = lambda out, name: [json.loads(line) for line in (out / name).read_text().splitlines() if json.loads(line)["step"] == 0]  # noqa: E731
     ours, alone = ({(row["case"], row["sample"]): row for row in read(one.out, "rollouts.jsonl")} for one in (config, runs.of(GrpoConfig)))

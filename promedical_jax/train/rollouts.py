@@ -1,0 +1,105 @@
+"""What training on a policy's own answers has in common, whatever the objective: sample them, have them judged, keep the ledger."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from rich.console import Console
+
+from promedical_jax.cluster import agree, chief, together
+from promedical_jax.config import OnPolicy
+from promedical_jax.data.batches import to_devices
+from promedical_jax.data.encode import stop_token
+from promedical_jax.data.load import load_tokenizer
+from promedical_jax.errors import InputError
+from promedical_jax.model import hf
+from promedical_jax.model.sharding import bytes_here
+from promedical_jax.model.sharding import parts as parts_of
+from promedical_jax.model.transformer import ModelConfig, Params
+from promedical_jax.reward import RewardBatch, check_reward_model, load_reward_model
+from promedical_jax.reward.endpoint import EndpointJudge
+from promedical_jax.reward.folder import read_verdicts
+from promedical_jax.rollout import Rollout, sample
+from promedical_jax.rollout.memory import memory_of_a_device, waves
+from promedical_jax.rubric import Judge
+from promedical_jax.selfcheck import check_tree
+from promedical_jax.train.ledger import Ledger
+from promedical_jax.train.policy import AnswerBatch
+from promedical_jax.train.rewards import Judged, ask, check_kind, judge
+from promedical_jax.train.stage import Setup, check_fits
+
+
+class Judges(NamedTuple):
+    """Who judges the answers, looked at before anything is compiled: the reward model's folder, and the second judge where there is one."""
+
+    folder: Path
+    endpoint: EndpointJudge | None
+
+
+def find_judges(config: OnPolicy, setup: Setup) -> Judges:
+    """Raises InputError where the reward model, the policy and the recipe do not go together."""
+    folder = hf.resolve(config.reward_model)
+    model = hf.read_config(folder)
+    check_fits(setup.mesh, model, config.batch)
+    check_reward_model(folder)
+    check_kind(config, read_verdicts(folder).kind)
+    if load_tokenizer(folder, model.vocabulary).get_vocab() != setup.tokenizer.get_vocab():
+        raise InputError(f"{config.reward_model}: its tokenizer differs from that of {config.model}; both must read the same tokens")
+    if not setup.source.has_weights():
+        raise InputError(f"{config.model}: no weights; this stage starts from a trained policy (see `promedical train sft`)")
+    with together():
+        return Judges(folder, EndpointJudge(config.judge) if config.judge.url else None)
+
+
+class Rollouts:
+    """Batch after batch of sampled and judged answers, with their ledger."""
+
+    def __init__(self, config: OnPolicy, setup: Setup, model: ModelConfig, judges: Judges, prompt: int, held: Any, truth: Judge | None):
+        """`prompt`: the longest instruction; `held`: the arrays that the run holds beside, of which the memory for sampling is what they leave."""
+        self._config, self._setup, self._model, self._endpoint = config, setup, model, judges.endpoint
+        self._reward_model = load_reward_model(judges.folder, setup.mesh, config.dtype)
+        check_tree("the reward model", self._reward_model.params["backbone"], self._reward_model.config, setup.compute)
+        self._waves = rollout_waves(config, model, setup.mesh, prompt, (held, self._reward_model.params))
+        self.ledger = Ledger(config, setup.tokenizer, self._reward_model, truth)
+
+    def __call__(self, policy: Params, host: dict[str, Any], number: int) -> tuple[AnswerBatch, Rollout, Judged]:
+        """The answers of the batch `host` of step `number`, from 0: on the devices, as they were sampled, and judged. A function of (seed, step, case)."""
+        cases = [self._setup.cases[i].case for i in host["index"]]
+        placed, rollout = roll_out(self._config, self._setup, self._model, policy, host, number, self._waves)
+        batch = RewardBatch(placed["prompt"], placed["prompt_length"], rollout.tokens, rollout.lengths, placed["criteria"], placed["criterion_lengths"],
+                            placed["tiers"])  # fmt: skip
+        heard = ask(self._endpoint, self._setup.tokenizer, rollout, cases) if self._endpoint else None
+        judged = judge(self._reward_model, batch, cases, self._config, self._setup.compute, heard)
+        return AnswerBatch(placed["prompt"], placed["prompt_length"], rollout.tokens, rollout.lengths), rollout, judged
+
+    def record(self, host: dict[str, Any], number: int, rollout: Rollout, judged: Judged) -> dict[str, float]:
+        """Writes the rollout to the ledger; returns its metrics."""
+        metrics = self.ledger.record(number, [self._setup.cases[i].case for i in host["index"]], rollout, judged)
+        if self._endpoint and chief():
+            metrics |= {f"judge/{name}": float(count) for name, count in self._endpoint.counts.items()}
+        return metrics
+
+    def tokens(self, host: dict[str, Any]) -> float:
+        """Of the last step, for its speed: the instructions', once for sampling and once for the update, and the answers'."""
+        return float(host["prompt_length"].sum() * 2) + self.ledger.tokens
+
+
+def rollout_waves(config: OnPolicy, model: ModelConfig, mesh: jax.sharding.Mesh, prompt: int, held: Any) -> int:
+    """Into how many waves a batch's rollout is split on these devices, beside the arrays that the run holds; the same in every process."""
+    memory = memory_of_a_device()
+    free = None if memory is None else memory - bytes_here(held)
+    cases = config.batch // parts_of(mesh, "batch")
+    count = agree(waves(model, cases, prompt, config.answers, config.answer_tokens, config.dtype, mesh.shape["tp"], free))
+    if count > 1:
+        Console(stderr=True, quiet=not chief()).print(f"rollouts are sampled in {count} waves of {config.batch // count} cases, for want of memory")
+    return count
+
+
+def roll_out(config: OnPolicy, setup: Setup, model: ModelConfig, policy: Params, host: dict[str, Any], number: int,
+             in_waves: int) -> tuple[dict[str, Any], Rollout]:
+    """The placed batch and its sampled answers, in so many waves."""
+    placed = to_devices({name: host[name] for name in ("prompt", "prompt_length", "criteria", "criterion_lengths", "tiers", "case")})
+    key = jax.random.fold_in(jax.random.key(config.seed), number)
+    return placed, sample(policy, model, placed["prompt"], placed["prompt_length"], key, placed["case"], answers=config.answers,
+                          answer_tokens=config.answer_tokens, stop=stop_token(setup.tokenizer), temperature=config.temperature, compute=setup.compute,
+                          waves=in_waves)  # fmt: skip
