@@ -16,7 +16,18 @@ from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
-from promedical_jax.config import BenchConfig, DpoConfig, GrpoConfig, QuickstartConfig, RmConfig, ScoreConfig, SftConfig, Stage
+from promedical_jax.config import (
+    BenchConfig,
+    DpoConfig,
+    GrpoConfig,
+    OnPolicy,
+    PpoConfig,
+    QuickstartConfig,
+    RmConfig,
+    ScoreConfig,
+    SftConfig,
+    Stage,
+)
 from promedical_jax.errors import InputError
 from promedical_jax.recipe import Key, dump, keys, read_recipe
 from promedical_jax.rubric import Case, Tier, Verdict, write_cases
@@ -97,6 +108,7 @@ sft = recipe_command(SftConfig, "promedical_jax.train.sft", _show_model)
 rm = recipe_command(RmConfig, "promedical_jax.train.rm", _show_accuracy)
 dpo = recipe_command(DpoConfig, "promedical_jax.train.dpo", _show_model)
 grpo = recipe_command(GrpoConfig, "promedical_jax.train.grpo", _show_model)
+ppo = recipe_command(PpoConfig, "promedical_jax.train.ppo", _show_model)
 bench = recipe_command(BenchConfig, "promedical_jax.bench.run", lambda config, result: None, positional="model")
 score = recipe_command(ScoreConfig, "promedical_jax.scoring", lambda config, result: None)
 quickstart = recipe_command(QuickstartConfig, "promedical_jax.quickstart", lambda config, result: None)
@@ -155,7 +167,7 @@ def _preview_stage(config: Stage) -> dict[str, str]:
             tokenizers[name] = load_tokenizer(tokenizer, model.vocabulary)
             if name == "reward_model" and given == folder:  # one on the hub is looked at when it is fetched
                 check_reward_model(folder)
-                if isinstance(config, GrpoConfig):
+                if isinstance(config, OnPolicy):
                     check_kind(config, read_verdicts(folder).kind)
             weights = "its weights" if source.has_weights() or given != folder else "random weights"
             lines[name] = f"{given}: {model.depth} layers of width {model.width}, {model.vocabulary:,} tokens, {weights}"
@@ -171,7 +183,7 @@ def _preview_stage(config: Stage) -> dict[str, str]:
     else:
         preferring = isinstance(config, DpoConfig)
         cases = encode_file(config.cases, tokenizers["model"], "implicit" if preferring else "explicit")
-        if not isinstance(config, GrpoConfig):  # which samples its answers itself
+        if not isinstance(config, OnPolicy):  # which samples its answers itself
             cases = preferences_only(cases, config.cases) if preferring else answers_only(cases, config.cases)
         total, sizes = len(cases), measure(cases, config.shapes, str(config.cases))
         if total < config.batch:

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from promedical_jax.config import DpoConfig, GrpoConfig, RmConfig, SftConfig, Stage
+from promedical_jax.config import DpoConfig, GrpoConfig, PpoConfig, RmConfig, SftConfig, Stage
 from promedical_jax.data.encode import USER_TURN
 from promedical_jax.model import hf
 from promedical_jax.recipe import dump
@@ -28,6 +28,7 @@ def base_model(name: Path | str) -> str | None:
 POLICY = {
     SftConfig: "A policy after the supervised start: it imitates the answers of the training cases, by cross-entropy on their tokens.",
     DpoConfig: "A policy after DPO: of two answers it has learned to prefer the one that the raters prefer as a whole, by the order of their verdicts.",
+    PpoConfig: "A policy after PPO: its sampled answers were scored by a frozen criterion-conditioned reward model, and a value head gave each token its part.",
     GrpoConfig: "A policy after GRPO: its sampled answers were scored by a frozen criterion-conditioned reward model, with an advantage that keeps the veto.",
 }
 REWARD = (
@@ -109,7 +110,7 @@ def scoring(score: Scalar) -> str:
 
 def model_card(recipe: Stage, step: int | None = None, score: Scalar | None = None) -> str:
     """README.md of what a stage trained: what it is, from what, and by which recipe. `step`: of the checkpoint, None the last; `score`: of a classifier."""
-    kind = {SftConfig: "sft", RmConfig: "rm", DpoConfig: "dpo", GrpoConfig: "grpo"}[type(recipe)]
+    kind = {SftConfig: "sft", RmConfig: "rm", DpoConfig: "dpo", GrpoConfig: "grpo", PpoConfig: "ppo"}[type(recipe)]
     is_reward = isinstance(recipe, RmConfig)
     what = score_texts(score) if score else [REWARD if is_reward else POLICY[type(recipe)]]
     done = recipe.steps if step is None else step

@@ -13,7 +13,7 @@ import jax
 from jax.sharding import SingleDeviceSharding
 
 from promedical_jax.atomic import replacing_folder
-from promedical_jax.config import DpoConfig, GrpoConfig, Kind, RmConfig, SftConfig, Stage
+from promedical_jax.config import DpoConfig, GrpoConfig, Kind, PpoConfig, RmConfig, SftConfig, Stage
 from promedical_jax.errors import InputError
 from promedical_jax.model import hf, lora, transformer
 from promedical_jax.model.transformer import Dtype, ModelConfig, Params
@@ -46,7 +46,7 @@ def export_checkpoint(checkpoint: Path, out: Path, step: int | None = None, dtyp
         raise InputError(f"{checkpoint}: {what}; give the folder of a run (its --out), or one that `promedical import` made")
     config, recipe = hf.read_config(base), read_stage(checkpoint / "recipe.yaml")
     params, chosen = read_parameters(saved, step, masters=dtype == "float32")
-    backbone = params.get("backbone", params)
+    backbone = params.get("backbone", params.get("policy", params))  # of a reward model, of PPO, of the others
     if "adapters" in backbone:
         config, backbone = _merged(backbone, config, recipe, dtype, checkpoint)
     compare_shapes(shapes_of(backbone), config, saved / str(chosen), "the two do not belong together")
@@ -124,7 +124,7 @@ def read_stage(path: Path) -> Stage | None:
     if not path.is_file():
         return None
     keys = {line.partition(":")[0] for line in path.read_text(encoding="utf-8").splitlines() if line[:1].isalpha()}
-    for schema in (SftConfig, RmConfig, DpoConfig, GrpoConfig):
+    for schema in (SftConfig, RmConfig, DpoConfig, GrpoConfig, PpoConfig):
         if keys == set(schema.model_fields):
             return read_recipe(schema, path)
     raise InputError(f"{path}: is no recipe that this version wrote; put the run's own back, or export with the version that trained it")

@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from promedical_jax.bench import Report
-from promedical_jax.config import DpoConfig, GrpoConfig, Mesh, QuickstartConfig, RmConfig, SftConfig, Stage
+from promedical_jax.config import DpoConfig, GrpoConfig, Mesh, PpoConfig, QuickstartConfig, RmConfig, SftConfig, Stage
 from promedical_jax.model.hf import known_config
 from promedical_jax.plan.chips import CHIPS
 from promedical_jax.quickstart import stages
@@ -30,7 +30,7 @@ from tests.conftest import CACHE
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SCHEMAS: dict[str, type[Stage]] = {"sft": SftConfig, "rm": RmConfig, "grpo": GrpoConfig}
-RECIPES: dict[str, type[Stage]] = SCHEMAS | {"dpo": DpoConfig}
+RECIPES: dict[str, type[Stage]] = SCHEMAS | {"dpo": DpoConfig, "ppo": PpoConfig}
 
 # What makes a command small, by how it begins; the longest beginning counts. The clinic's stages are as small as the quickstart's, and compile once for both.
 SMALL = {
@@ -42,6 +42,7 @@ SMALL = {
     "promedical train rm": "--steps 3",
     "promedical train grpo": "--steps 2",
     "promedical train dpo": "--steps 2",
+    "promedical train ppo": "--steps 2",
     "promedical train rm --config configs/kqa": "--steps 1 --batch 2",
     "promedical train sft --cases runs/clinic": "--steps 2",
     "promedical export": "",
@@ -308,7 +309,7 @@ def test_adapters_are_trained_and_gone_on_with(hub: Shop) -> None:
 def test_what_grpo_is_compared_with_is_trained(clinic: Shop) -> None:
     clinic.read("What GRPO is compared with")
     runs = clinic.folder / "runs" / "clinic"
-    assert all((runs / name / "model" / "model.safetensors").exists() for name in ("dpo", "rm_implicit", "grpo_implicit"))
+    assert all((runs / name / "model" / "model.safetensors").exists() for name in ("dpo", "ppo", "rm_implicit", "grpo_implicit"))
     assert "rewards/accuracies" in (runs / "dpo" / "metrics.jsonl").read_text()
     section = README.split("## Train on the clinic")[1].split("## What GRPO")[0]
     known = {key.name for key in keys(GrpoConfig)}

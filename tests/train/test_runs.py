@@ -16,19 +16,21 @@ from folders import save_policy, save_reward_model
 from tiny import CONFIG, MESHES, close, policy, reward_params
 
 from promedical_jax.clinic import build_tokenizer, make_cases, truth
-from promedical_jax.config import Calibration, DpoConfig, Endpoint, GrpoConfig, Mesh, Optimizer, RmConfig, SftConfig, Stage
+from promedical_jax.config import Calibration, DpoConfig, Endpoint, GrpoConfig, Mesh, OnPolicy, Optimizer, PpoConfig, RmConfig, SftConfig, Stage
 from promedical_jax.errors import InputError
 from promedical_jax.model import hf, transformer
 from promedical_jax.model.sharding import make_mesh, shardings, spec
 from promedical_jax.reward import UNCALIBRATED, RewardModel, Verdicts, jit_score, open_judge
 from promedical_jax.reward import axes as reward_axes
 from promedical_jax.rubric import Tier, Verdict, write_cases
-from promedical_jax.train import dpo, grpo, loop, rewards, rm, rollouts, sft, stage
+from promedical_jax.train import dpo, grpo, loop, ppo, rewards, rm, rollouts, sft, stage
+from promedical_jax.train.export import export_checkpoint
 from promedical_jax.train.policy import AnswerBatch
 
 STEPS, SAVE_EVERY = 5, 2
 ONE_DEVICE = (1, 1)
-RUN: dict[type[Stage], Callable[..., Any]] = {SftConfig: sft.run, RmConfig: rm.run, DpoConfig: dpo.run, GrpoConfig: partial(grpo.run, truth=truth)}
+RUN: dict[type[Stage], Callable[..., Any]] = {SftConfig: sft.run, RmConfig: rm.run, DpoConfig: dpo.run, GrpoConfig: partial(grpo.run, truth=truth),
+                                                PpoConfig: partial(ppo.run, truth=truth)}  # fmt: skip
 
 
 class Runs:
@@ -52,8 +54,8 @@ class Runs:
         common = {"out": self.root / out, "cases": self.root / "cases.jsonl", "model": self.root / "policy", "steps": STEPS, "batch": 8, "log_every": 1,
                   "save_every": SAVE_EVERY, "mesh": Mesh(fsdp=mesh[0], tp=mesh[1]),
                   "optimizer": Optimizer(learning_rate=1e-3, warmup=2, weight_decay=0.1)}  # fmt: skip
-        if kind is GrpoConfig:
-            return GrpoConfig(reward_model=self.root / "judge", answers=4, answer_tokens=12, kl=0.1, **common)
+        if issubclass(kind, OnPolicy):
+            return kind(reward_model=self.root / "judge", answers=4, answer_tokens=12, kl=0.1, **common)
         return RmConfig(calibration=Calibration(share=0.2), **common) if kind is RmConfig else kind(**common)
 
     def of(self, kind: type[Stage], mesh: tuple[int, int] = (4, 2)) -> Stage:
@@ -106,6 +108,18 @@ def test_training_moves(runs: Runs) -> None:
     aligned = metrics(runs.of(GrpoConfig))
     assert (aligned["grad_norm"] > 1e-3).all() and (aligned["kl"][2:] > 1e-6).all() and abs(aligned["kl"][0]) < 1e-9
     assert aligned["sampling/sampling_logp_difference/max"].max() < 1e-4  # sampler and trainer hold the same weights at every step
+
+
+def test_ppo_moves_policy_and_values_and_leaves_the_policy_alone(runs: Runs, tmp_path: Path) -> None:
+    config = runs.of(PpoConfig)
+    figures = metrics(config)
+    assert (figures["grad_norm"] > 1e-3).all() and abs(figures["kl"][0]) < 1e-6 < figures["kl"][-1] and not figures["alarms"].any()
+    assert figures["sampling/sampling_logp_difference/max"].max() < 1e-4 and len(set(figures["value"])) == STEPS
+    names = set(hf.unpacked(config.out / "model" / "model.safetensors"))
+    assert names == set(hf.unpacked(runs.of(GrpoConfig).out / "model" / "model.safetensors"))
+    export_checkpoint(config.out, tmp_path / "out")
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (config.out / "model" / "model.safetensors").read_bytes()
+    assert "`promedical train ppo`" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_a_sampler_with_stale_weights_raises_an_alarm_within_two_steps(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
@@ -235,7 +249,7 @@ def test_gradients_lie_beside_their_parameters() -> None:
 # Stopping and going on
 
 
-@pytest.mark.parametrize("kind", [SftConfig, RmConfig, DpoConfig, GrpoConfig])
+@pytest.mark.parametrize("kind", [SftConfig, RmConfig, DpoConfig, GrpoConfig, PpoConfig])
 def test_a_stopped_run_ends_as_if_it_had_not_been(kind: type[Stage], runs: Runs) -> None:
     """Stopped in step 4, after its figures were written and before it was saved: it goes on from step 2, and makes steps 3 and 4 again."""
     whole, config = runs.of(kind), runs.config(kind, (4, 2), f"{kind.__name__}-stopped")
@@ -258,7 +272,8 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(kind: type[Stage], runs: Runs)
         RUN[kind](config)
     assert steps == [3, 4, 5]
     files = {"metrics.jsonl", "model/model.safetensors", "model/config.json"}
-    files |= {RmConfig: {"model/heads.safetensors", "model/calibration.json"}, GrpoConfig: {"ledger.jsonl", "rollouts.jsonl"}}.get(kind, set())
+    files |= {RmConfig: {"model/heads.safetensors", "model/calibration.json"}, GrpoConfig: {"ledger.jsonl", "rollouts.jsonl"},
+              PpoConfig: {"ledger.jsonl", "rollouts.jsonl"}}.get(kind, set())
     for name in sorted(files):
         assert (config.out / name).read_bytes() == (whole.out / name).read_bytes(), name
 
