@@ -134,8 +134,11 @@ def preview(config: BaseModel) -> None:
 def _preview_bench(config: BenchConfig | ScoreConfig) -> dict[str, str]:
     from promedical_jax.data.load import encode_file, load_tokenizer
     from promedical_jax.model import hf
+    from promedical_jax.reward import check_reward_model
 
     folder = hf.resolve(config.model, weights=False)
+    if isinstance(config, ScoreConfig) and folder == config.model:  # one on the hub is looked at when it is fetched
+        check_reward_model(folder)
     model = hf.read_config(folder)
     cases = encode_file(config.cases, load_tokenizer(folder, model.vocabulary))
     judge = {}

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from promedical_jax.cli import main
+from promedical_jax.reward import UNCALIBRATED, Verdicts
 from promedical_jax.rubric import Tier, read_cases, write_cases
 
 
@@ -126,12 +127,20 @@ def test_a_dry_run_of_a_stage_that_learns_from_answers_asks_for_answers(clinic: 
     assert "answers" in capsys.readouterr().err
     assert run("train", "grpo", *flags, "--reward_model", clinic / "model") == 2
     assert "not a reward model" in capsys.readouterr().err
+    assert run("score", "--model", clinic / "model", "--cases", clinic / "held_out.jsonl", "--out", tmp_path / "scored.jsonl", "--dry-run") == 2
+    assert "not a reward model" in capsys.readouterr().err
     shutil.copytree(clinic / "model", tmp_path / "reward")
     for name in ("heads.safetensors", "calibration.json", "model.safetensors"):
         assert run("train", "grpo", *flags, "--reward_model", tmp_path / "reward") == 2
         assert "not a reward model" in capsys.readouterr().err
-        (tmp_path / "reward" / name).touch()
+        (tmp_path / "reward" / name).write_text(UNCALIBRATED.model_dump_json() if name == "calibration.json" else "")
     assert run("train", "grpo", *flags, "--reward_model", tmp_path / "reward") == 0
+    (tmp_path / "reward" / "calibration.json").write_text(Verdicts(kind="implicit", tiers={}).model_dump_json())
+    capsys.readouterr()
+    assert run("train", "grpo", *flags, "--reward_model", tmp_path / "reward") == 2
+    assert "knows no tier; set advantage to scalar" in capsys.readouterr().err
+    for stage, more in (("grpo", ["--advantage", "scalar"]), ("ppo", [])):
+        assert run("train", stage, *flags, "--reward_model", tmp_path / "reward", *more) == 0
 
 
 def test_a_trained_reward_model_is_judged_on_the_held_out_cases(
