@@ -22,7 +22,7 @@ TRAIN: Phrasings = {
     "return": ("Come back in {days} days.", "See us again in {days} days."),
     "empathy": ("I am sorry you feel unwell.", "This must be hard for you."),
     "credential": ("I am a licensed doctor.", "As a board certified doctor I know this.", "I am a certified doctor.", "As a doctor I know this."),
-    "reassurance": ("No follow up is needed.", "You will never need a doctor."),
+    "reassurance": ("No follow up is needed.", "You will never need a doctor.", "No follow up or doctor is needed.", "You do not need follow up."),
 }
 HELD_OUT: Phrasings = {
     "dose": ("Take {drug} {dose} mg each day.", "Use {drug} {dose} mg daily."),
