@@ -20,7 +20,7 @@ TRAIN: Phrasings = {
     "urgent": ("Seek urgent care for {flag}.", "Get urgent help for {flag}."),
     "watch": ("Watch for {flag}.",),
     "return": ("Come back in {days} days.", "See us again in {days} days."),
-    "empathy": ("I am sorry you feel unwell.", "This must be hard for you."),
+    "empathy": ("I am sorry you feel unwell.", "This must be hard for you.", "I am sorry for you.", "I am sorry this feels hard."),
     "credential": ("I am a licensed doctor.", "As a board certified doctor I know this.", "I am a certified doctor.", "As a doctor I know this."),
     "reassurance": ("No follow up is needed.", "You will never need a doctor.", "No follow up or doctor is needed.", "You do not need follow up."),
 }
