@@ -30,6 +30,7 @@ def test_training_pairs_are_the_same_for_both(capsys) -> None:
     assert said["pairs_per_second"] > 0 and 0 < said["fill"] <= 1 and said["token_ratio"] > 1
 
 
+@pytest.mark.slow
 def test_the_kinds_are_trained_and_measured(capsys, tmp_path: Path) -> None:
     flags = "--seeds 1 --train 64 --held_out 16 --base steps=2 --set steps=2 --set batch=8 --set foreign=1"
     reward_model.main([*flags.split(), "--out", str(tmp_path)])

@@ -51,7 +51,7 @@ class Place:
         save_reward_model(root / "implicit", RewardModel(one_head, config, Verdicts(kind="implicit", tiers={})), self.tokenizer)
         self.judge = open_judge(root / "model", batch=BATCH, mesh=ONE_DEVICE)
         self.rater = self.judge.model.rater
-        self.cases = make_cases(5, seed=3, answers=2)
+        self.cases = make_cases(5, seed=4, answers=2)
         self.cases[1] = self.cases[1].model_copy(update={"answers": (), "verdicts": ()})
         write_cases(root / "cases.jsonl", self.cases)
         self.other = open_judge(root / "other", mesh=ONE_DEVICE).model

@@ -117,7 +117,8 @@ def leaf_names(tree: Any) -> set[str]:
 # What a run is and leaves
 
 
-@pytest.mark.parametrize("kind", [*(pytest.param(kind, marks=pytest.mark.slow) for kind in (SftConfig, RmConfig)), GrpoConfig])
+@pytest.mark.slow  # test_lora.py has their values and gradients on every mesh, test_runs.py whole runs
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_mesh_changes_no_figure(kind: type[Stage], runs: Runs) -> None:
     alone, spread = metrics(runs.of(kind, ONE_DEVICE)), metrics(runs.of(kind))
     names = {SftConfig: ("loss", "entropy"), RmConfig: ("loss", "loss/verdict", "loss/pair"), GrpoConfig: ("loss", "kl", "entropy", "grad_norm", "reward")}

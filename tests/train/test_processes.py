@@ -61,7 +61,7 @@ def two(program: str, *arguments: str) -> list[Ended]:
     with socket.create_server(("localhost", 0)) as free:
         port = free.getsockname()[1]
     shared = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "4", "JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": "2",
-              "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
+              "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
               "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}  # fmt: skip
     started = [
         subprocess.Popen([sys.executable, "-c", program, *arguments], env=os.environ | shared | {"JAX_PROCESS_ID": str(number)}, text=True,
