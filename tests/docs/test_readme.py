@@ -1,12 +1,15 @@
 """README.md does what it says: each of its commands is run in a shell, its Python runs, and what it shows is what comes out.
 
 The commands run from top to bottom as a reader would, in a folder that looks like the repository, with flags appended that make them small, and with
-something smaller in the place of the chips, hosts and models that a test does not have.
+something smaller in the place of the chips, hosts and models that a test does not have. Each takes a process that compiles for half a minute: the first
+sections' run by default, the others with `-m slow`, and by default it is looked at whether each command and flag is known.
 """
 
+import itertools
 import json
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -19,6 +22,7 @@ import pytest
 import yaml
 
 from promedical_jax.bench import Report
+from promedical_jax.cli import main
 from promedical_jax.config import DpoConfig, GrpoConfig, Mesh, PpoConfig, QuickstartConfig, RmConfig, SftConfig, Stage
 from promedical_jax.model.hf import known_config
 from promedical_jax.plan.chips import CHIPS
@@ -166,6 +170,26 @@ def real(shop: Shop, data: Path) -> Shop:
     return shop
 
 
+@pytest.mark.parametrize("line", [part for _, line in COMMANDS for part in line.split(" && ") if "promedical " in part])
+def test_every_command_and_flag_is_known(line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Recipes are read and printed, with the keys that flags set; of the other commands the help has each flag."""
+    monkeypatch.chdir(ROOT)
+    arguments = shlex.split(re.sub(r"^(?:[A-Z_]+=\S+ )*", "", line))[1:]
+    command = list(itertools.takewhile(lambda word: not word.startswith("-") and "/" not in word and "." not in word, arguments))
+    if {"--help", "--dry-run"} & set(arguments):
+        arguments = [word for word in arguments if word not in ("--help", "--dry-run")]
+    recipe = command[:1] in (["train"], ["bench"], ["score"], ["quickstart"])
+    if recipe and command != ["train"]:
+        given = [word for word in arguments if word != "--print-config"]
+        needed = ["--out", "o", "--cases", "c", "--model", "m", "--reward_model", "r"] if given == command and command[0] == "train" else []
+        needed = [word for pair in zip(needed[::2], needed[1::2], strict=True) if pair[0] != "--reward_model" or command[1] in ("grpo", "ppo") for word in pair]
+        assert main([*given, *needed, "--print-config"]) == 0, capsys.readouterr().err
+    else:
+        assert main([*command[:2], "--help"][-3:] if command[:1] == ["data"] else [command[0], "--help"]) == 0
+        helped = capsys.readouterr().out
+        assert [word for word in arguments if word.startswith("--") and word.split("=")[0] not in helped] == []
+
+
 def test_every_section_with_commands_has_a_test() -> None:
     source = Path(__file__).read_text(encoding="utf-8")
     assert [heading for heading, _ in COMMANDS if f'"{heading}"' not in source] == []
@@ -254,6 +278,7 @@ def test_a_fault_in_a_case_is_said_as_shown(clinic: Shop) -> None:
         mine.write_text(whole)
 
 
+@pytest.mark.slow
 def test_a_reward_model_learns_from_the_labels_of_kqa(real: Shop) -> None:
     [done] = real.read("A reward model from physicians' labels: K-QA")
     assert "reward model, held-out verdicts" in done.stdout
@@ -269,6 +294,7 @@ def test_healthbench_is_imported_and_says_never_to_train_on_it(real: Shop) -> No
     assert cases and all(case.provenance["benchmark"] == "never train on it" for case in cases)
 
 
+@pytest.mark.slow
 def test_models_are_judged(clinic: Shop) -> None:
     policy, judge, asked, chosen = clinic.read("Bench a model")
     assert re.search(r"8 cases, 8 answers", chosen.stdout), chosen.stdout
@@ -276,6 +302,7 @@ def test_models_are_judged(clinic: Shop) -> None:
     assert "<svg" in (clinic.folder / "runs" / "clinic" / "rm.html").read_text() and "zero-shot" in asked.stdout
 
 
+@pytest.mark.slow
 def test_a_reward_model_is_trained_longer_scores_cases_and_leaves_a_ledger(clinic: Shop) -> None:
     trained, scored, looked = clinic.read("A reward model to be trusted")
     assert "held-out verdicts" in trained.stdout and "judged by reward-model-" in scored.stderr
@@ -287,6 +314,7 @@ def test_a_reward_model_is_trained_longer_scores_cases_and_leaves_a_ledger(clini
     assert {name for name in re.findall(r"`(?:--)?([a-z]+\.[a-z_0-9]+)[ `]", section) if not name.endswith("jsonl")} <= known
 
 
+@pytest.mark.slow
 def test_models_go_out_and_come_in(hub: Shop) -> None:
     hub.read("Models and weights")
     runs = hub.folder / "runs"
@@ -297,6 +325,7 @@ def test_models_go_out_and_come_in(hub: Shop) -> None:
     assert "base_model: Qwen/Qwen3-0.6B" in (imported / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_adapters_are_trained_and_gone_on_with(hub: Shop) -> None:
     hub.read("LoRA")
     for run in ("sft", "more"):
@@ -306,6 +335,7 @@ def test_adapters_are_trained_and_gone_on_with(hub: Shop) -> None:
         assert (out / "adapter" / "adapter_model.safetensors").exists() and (out / "model" / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_what_grpo_is_compared_with_is_trained(clinic: Shop) -> None:
     clinic.read("What GRPO is compared with")
     runs = clinic.folder / "runs" / "clinic"
@@ -316,6 +346,7 @@ def test_what_grpo_is_compared_with_is_trained(clinic: Shop) -> None:
     assert set(re.findall(r"`--([a-z_]+(?:\.[a-z0-9_]+)?) [\w.]+`", section)) <= known and set(re.findall(r"`(alarms\.\w+)`", section)) <= known
 
 
+@pytest.mark.slow
 def test_a_stage_runs_on_many_simulated_devices(clinic: Shop) -> None:
     clinic.read("Many devices")
     assert (clinic.folder / "runs" / "clinic" / "sft_on_8" / "model" / "model.safetensors").exists()
@@ -325,6 +356,7 @@ def test_a_stage_runs_on_many_simulated_devices(clinic: Shop) -> None:
     assert set(named) <= {key.name for key in keys(SftConfig)}
 
 
+@pytest.mark.slow
 def test_two_hosts_are_one_run(clinic: Shop) -> None:
     with socket.create_server(("localhost", 0)) as free:
         port = str(free.getsockname()[1])
@@ -341,6 +373,7 @@ def test_two_hosts_are_one_run(clinic: Shop) -> None:
     assert (clinic.folder / "runs" / "clinic" / "sft_2_hosts" / "model" / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_plan_says_what_the_readme_says(clinic: Shop) -> None:
     table, as_json = clinic.read("What it will cost")
     assert all(row in table.stdout for row in ("memory", "fits", "compiled in", "operations"))

@@ -45,6 +45,7 @@ def test_every_stage_compiles_and_its_memory_is_that_of_its_arrays(folder: str, 
     assert done.gib.peak >= done.gib.parameters + done.gib.optimizer + done.gib.beside
 
 
+@pytest.mark.slow
 def test_adapters_and_narrow_weights_hold_less_where_they_should(folder: str) -> None:
     choose = lambda **choices: plan_stage(Request(folder, "sft", "cpu:1", SMALL, Choices(**choices))).gib  # noqa: E731
     full, adapters, narrow = choose(), choose(lora=1), choose(weights="bfloat16")

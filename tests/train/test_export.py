@@ -558,6 +558,7 @@ def test_a_killed_export_leaves_nothing_that_loads(model: Path, tmp_path: Path, 
 # A checkpoint as the model of a stage
 
 
+@pytest.mark.slow
 def test_a_stage_starts_from_an_imported_model_as_from_its_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tokenizer = build_tokenizer()
     config = replace(CONFIG, vocabulary=len(tokenizer))
@@ -582,6 +583,7 @@ def test_a_stage_starts_from_an_imported_model_as_from_its_folder(tmp_path: Path
     assert "has shape" in capsys.readouterr().err and not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
 def test_adapters_on_an_imported_model_are_exported_with_its_weights(tmp_path: Path) -> None:
     tokenizer = build_tokenizer()
     config = replace(CONFIG, vocabulary=len(tokenizer))

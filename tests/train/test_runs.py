@@ -249,7 +249,7 @@ def test_gradients_lie_beside_their_parameters() -> None:
 # Stopping and going on
 
 
-@pytest.mark.parametrize("kind", [SftConfig, RmConfig, DpoConfig, GrpoConfig, PpoConfig])
+@pytest.mark.parametrize("kind", [SftConfig, RmConfig, GrpoConfig, *(pytest.param(kind, marks=pytest.mark.slow) for kind in (DpoConfig, PpoConfig))])
 def test_a_stopped_run_ends_as_if_it_had_not_been(kind: type[Stage], runs: Runs) -> None:
     """Stopped in step 4, after its figures were written and before it was saved: it goes on from step 2, and makes steps 3 and 4 again."""
     whole, config = runs.of(kind), runs.config(kind, (4, 2), f"{kind.__name__}-stopped")

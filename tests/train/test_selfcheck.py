@@ -96,7 +96,7 @@ def the_sampler_reads_old_weights(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(selfcheck, "sample", lambda params, *given, **named: sample(policy(seed=1), *given, **named))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("broken", "what"),
     [
