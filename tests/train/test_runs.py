@@ -96,7 +96,10 @@ SPREAD += [pytest.param(GrpoConfig, mesh, marks=() if mesh == (4, 2) else pytest
 def test_a_mesh_changes_no_figure(kind: type[Stage], mesh: tuple[int, int], runs: Runs) -> None:
     alone, spread = metrics(runs.of(kind, ONE_DEVICE)), metrics(runs.of(kind, mesh))
     assert jax.sharding.get_abstract_mesh().empty
-    names = {RmConfig: ("loss", "loss/verdict", "loss/pair"), DpoConfig: ("loss", "rewards/chosen", "rewards/rejected")}
+    names = {RmConfig: ("loss", "loss/verdict", "loss/pair"), DpoConfig: ("loss",)}
+    if kind is DpoConfig:  # sums of log-probs less those of the start, which cancel: within a millionth of a nat a token
+        for name in ("rewards/chosen", "rewards/rejected"):
+            np.testing.assert_allclose(spread[name], alone[name], atol=0.1 * 48e-6)
     for name in names.get(kind, ("loss", "kl", "entropy", "grad_norm", "reward", "completions/mean_length")):
         close({name: spread[name]}, {name: alone[name]}, 1e-5)
 
