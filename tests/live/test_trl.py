@@ -84,7 +84,7 @@ def test_the_loss_of_grpo(aggregate: str, ratio: str, entropy: float, unbiased: 
     np.testing.assert_allclose(ours, value.item(), rtol=1e-5, atol=1e-6)
     found = {name: np.asarray(x) for name, x in hf.to_hf(jax.device_get(slopes), place.config).items()}
     named = {name: parameter.grad.numpy() for name, parameter in theirs.model.named_parameters()}
-    close(found, {name: named[name] for name in found}, 2e-5)
+    close(found, {name: named[name] for name in found}, 1e-5)
     said = theirs._metrics["eval"]
     assert metrics["clip_ratio/region_mean"] > 0.05
     for name in ("kl", "entropy", "clip_ratio/region_mean", "clip_ratio/low_mean", "clip_ratio/high_mean"):
