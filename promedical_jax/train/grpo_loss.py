@@ -1,10 +1,11 @@
 """The loss of GRPO and its published variants, from log-probabilities and advantages: one clipped gain, four choices about it."""
 
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from promedical_jax.config import GrpoConfig
 from promedical_jax.model.transformer import FLOAT32, Compute, ModelConfig, Params
 from promedical_jax.train.policy import AnswerBatch, answer_log_probs, masked_mean
 
@@ -33,15 +34,9 @@ class Objective(NamedTuple):
     drop_dead: bool = False
 
 
-class Chosen(Protocol):
-    """A recipe that has all these keys (config.GrpoConfig)."""
-
-    def model_dump(self, *, include: Any) -> dict[str, Any]: ...
-
-
-def objective(config: Chosen) -> Objective:
-    """What `config` chooses."""
-    return Objective(**config.model_dump(include=set(Objective._fields)))
+def objective(config: GrpoConfig) -> Objective:
+    """What `config` chooses: its keys have the same names."""
+    return Objective(*(getattr(config, name) for name in Objective._fields))
 
 
 class Before(NamedTuple):
@@ -61,10 +56,10 @@ def loss(params: Params, config: ModelConfig, batch: AnswerBatch, before: Before
     log_probs, entropy = answer_log_probs(params, config, batch, wanted.temperature, compute)
     live = jnp.any(advantages != 0, -1)
     mask = batch.mask & live[:, None, None] if wanted.drop_dead else batch.mask
+    own = jax.lax.stop_gradient(log_probs) if before.trainer is None else before.trainer
     old, weight = before.sampled, jnp.ones_like(log_probs)
     if wanted.importance_cap is not None:
-        old = jax.lax.stop_gradient(log_probs) if before.trainer is None else before.trainer
-        weight = jnp.minimum(jnp.exp(old - before.sampled), wanted.importance_cap)
+        old, weight = own, jnp.minimum(jnp.exp(own - before.sampled), wanted.importance_cap)
     apart = log_probs - old
     if wanted.ratio == "sequence":
         apart = jnp.broadcast_to(jnp.sum(jnp.where(mask, apart, 0.0), -1, keepdims=True) / jnp.maximum(mask.sum(-1, keepdims=True), 1), apart.shape)
@@ -80,7 +75,7 @@ def loss(params: Params, config: ModelConfig, batch: AnswerBatch, before: Before
     value = _aggregate(each, mask, wanted.aggregate) - wanted.entropy * masked_mean(entropy, mask)
     low, high = (ratio < 1 - wanted.clip_low) & (gain < 0), (ratio > 1 + wanted.clip_high) & (gain > 0)
     share = (lambda x: masked_mean(x[..., 0], jnp.any(mask, -1))) if wanted.ratio == "sequence" else (lambda x: masked_mean(x, mask))  # of what has a ratio
-    gap = jnp.abs((jax.lax.stop_gradient(log_probs) if before.trainer is None else before.trainer) - before.sampled)
+    gap = jnp.abs(own - before.sampled)
     if wanted.importance_cap is not None:
         metrics["sampling/importance_sampling_ratio/mean"] = masked_mean(weight, mask)
     return value, metrics | {

@@ -21,7 +21,7 @@ from promedical_jax.reward.endpoint import EndpointJudge
 from promedical_jax.reward.folder import read_verdicts
 from promedical_jax.rollout import Rollout, sample
 from promedical_jax.rollout.memory import memory_of_a_device, waves
-from promedical_jax.rubric import Judge
+from promedical_jax.rubric import Case, Judge
 from promedical_jax.selfcheck import check_tree
 from promedical_jax.train.ledger import Ledger
 from promedical_jax.train.policy import AnswerBatch
@@ -64,7 +64,7 @@ class Rollouts:
 
     def __call__(self, policy: Params, host: dict[str, Any], number: int) -> tuple[AnswerBatch, Rollout, Judged]:
         """The answers of the batch `host` of step `number`, from 0: on the devices, as they were sampled, and judged. A function of (seed, step, case)."""
-        cases = [self._setup.cases[i].case for i in host["index"]]
+        cases = self._cases(host)
         placed, rollout = roll_out(self._config, self._setup, self._model, policy, host, number, self._waves)
         batch = RewardBatch(placed["prompt"], placed["prompt_length"], rollout.tokens, rollout.lengths, placed["criteria"], placed["criterion_lengths"],
                             placed["tiers"])  # fmt: skip
@@ -74,10 +74,13 @@ class Rollouts:
 
     def record(self, host: dict[str, Any], number: int, rollout: Rollout, judged: Judged) -> dict[str, float]:
         """Writes the rollout to the ledger; returns its metrics."""
-        metrics = self.ledger.record(number, [self._setup.cases[i].case for i in host["index"]], rollout, judged)
+        metrics = self.ledger.record(number, self._cases(host), rollout, judged)
         if self._endpoint and chief():
             metrics |= {f"judge/{name}": float(count) for name, count in self._endpoint.counts.items()}
         return metrics
+
+    def _cases(self, host: dict[str, Any]) -> list[Case]:
+        return [self._setup.cases[i].case for i in host["index"]]
 
     def tokens(self, host: dict[str, Any]) -> float:
         """Of the last step, for its speed: the instructions', once for sampling and once for the update, and the answers'."""

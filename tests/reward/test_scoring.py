@@ -51,7 +51,7 @@ class Place:
         save_reward_model(root / "implicit", RewardModel(one_head, config, Verdicts(kind="implicit", tiers={})), self.tokenizer)
         self.judge = open_judge(root / "model", batch=BATCH, mesh=ONE_DEVICE)
         self.rater = self.judge.model.rater
-        self.cases = make_cases(5, seed=4, answers=2)
+        self.cases = make_cases(5, seed=3, answers=2)
         self.cases[1] = self.cases[1].model_copy(update={"answers": (), "verdicts": ()})
         write_cases(root / "cases.jsonl", self.cases)
         self.other = open_judge(root / "other", mesh=ONE_DEVICE).model
@@ -117,8 +117,8 @@ def test_the_ledger_has_a_row_for_each_answer_and_criterion(place: Place) -> Non
         for a, answer in enumerate(case.answers):
             for k, criterion in enumerate(case.rubric.criteria):
                 row, verdict = next(rows), one.verdicts[a][k]
-                assert row["score"] == pytest.approx(one.score[a, k], rel=1e-5, abs=3e-6)
-                assert row["probability"] == pytest.approx(one.probability[a, k], rel=1e-5, abs=3e-6)
+                assert row["score"] == pytest.approx(one.score[a, k], rel=1e-5, abs=1e-6)
+                assert row["probability"] == pytest.approx(one.probability[a, k], rel=1e-5, abs=1e-6)
                 satisfied = criterion.satisfied(verdict)
                 wanted = {"case": case.id, "answer": answer.id, "criterion": criterion.id, "tier": criterion.tier, "polarity": criterion.polarity,
                           "score": row["score"], "probability": row["probability"], "verdict": verdict,
