@@ -1,13 +1,16 @@
-"""What Qwen3-8B costs on four TPU topologies, stage by stage, and the tree beside its flat variant: `promedical plan`, each in a fresh process.
+"""What Qwen3-8B costs on four TPU topologies, stage by stage, the tree beside its flat variant, and all that a run of GRPO does on one topology.
 
-    python -m benchmarks.plan                      # all of them, about forty minutes on two cores
+    python -m benchmarks.plan                      # all of them, more than an hour on two cores
     python -m benchmarks.plan sft:v6e              # some of them, by stage and chip
     python -m benchmarks.plan grpo rollout:flat    # a stage everywhere; the flat variants of a stage
+    python -m benchmarks.plan grpo:lora            # GRPO's update with policy, reference and reward model on one base
 
 Prints one JSON line a plan, then a table of all that stand in benchmarks/results/plan.json, where each plan replaces the one of the same command and the
 others stay. No TPU is needed: the compiler's own memory and cycle estimates are read. Nothing here was run on a TPU.
 
-A flat variant is the same answers with a row each, instruction and answer: 64 rows of one answer in the place of 8 instructions of 8 answers.
+A flat variant is the same answers with a row each, instruction and answer: 64 rows of one answer in the place of 8 instructions of 8 answers. Each plan is
+`promedical plan` in a fresh process, and counts what else the run holds: in `lora` policy and reward model are adapters of one base, which is the reference;
+in `full` all parameters are trained, and reference and reward model are models of their own.
 """
 
 import json
@@ -40,6 +43,11 @@ PAIRS = {  # stage and topology: shapes of the tree, and of the same answers wit
     ("grpo", "v5p:2x2x2"): ("--batch 8 --answers 8", "--batch 64 --answers 1"),
     ("rollout", "v6e:2x4"): ("--batch 64 --prompt 2048 --answers 16 --tp 8", "--batch 1024 --prompt 2048 --answers 1 --tp 8"),
 }
+RUNS = {  # variant and topology: what its four programs have in common, and the tensor parallelism of the rollout
+    ("lora", "v6e:2x2"): ("--lora 16 --shared --batch 8 --prompt 512 --answers 8 --answer 1024", 4),
+    ("lora", "h100:1"): ("--lora 16 --shared --batch 4 --prompt 512 --answers 8 --answer 1024", 1),
+    ("full", "v5p:4x4x2"): ("--batch 32 --prompt 512 --answers 8 --answer 1024", 8),
+}
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,11 @@ class Row:
 
 def rows() -> list[Row]:
     alone = [Row(stage, topology, f"--batch {BATCHES[stage][i]} {shapes}") for stage, shapes in SHAPES.items() for i, topology in enumerate(TOPOLOGIES)]
-    return alone + [Row(*where, shapes, variant) for where, pair in PAIRS.items() for shapes, variant in zip(pair, ("tree", "flat"), strict=True)]
+    whole = [
+        Row(stage, topology, shapes + (f" --tp {tp}" if stage == "rollout" else ""), variant)
+        for (variant, topology), (shapes, tp) in RUNS.items() for stage in ("rollout", "score", "reference", "grpo")
+    ]  # fmt: skip
+    return alone + whole + [Row(*where, shapes, variant) for where, pair in PAIRS.items() for shapes, variant in zip(pair, ("tree", "flat"), strict=True)]
 
 
 def run(row: Row) -> dict:
@@ -81,7 +93,7 @@ def table(plans: list[dict]) -> Table:
         memory, tokens = f"{gib['peak']:.1f} of {gib['hbm']:.1f}", f"{plan['tokens'] // plan['devices']:,}"
         figures = [f"{time['mcycles']:,.0f}", f"{time['estimate']:.2f}", f"{time['floor']:.2f}", f"{time['tokens_per_second_per_device']:,.0f}",
                    f"{time['mfu']:.0%}"] if time else [""] * 5  # fmt: skip
-        name = plan["stage"] if plan["variant"] == "tree" else f"{plan['stage']}, flat"
+        name = plan["stage"] if plan["variant"] == "tree" else f"{plan['stage']}, {plan['variant']}"
         batch = f"{plan['batch']} x {plan['shapes']['answers']}" + (f", {plan['waves']} waves" if plan["waves"] > 1 else "")
         fits = "yes" if plan["fits"] else "no"
         shown.add_row(name, plan["topology"], mesh, batch, tokens, temporaries, memory, fits, f"{plan['compile_s']:.0f}", *figures)
@@ -92,7 +104,7 @@ def main() -> None:
     words = sys.argv[1:]
     chosen = [row for row in rows() if row.asked(words)]
     if not chosen:
-        raise SystemExit(f"none of {', '.join(words)} is planned; write sft:v5e or grpo:flat, with {', '.join(SHAPES)} and v5e, v5p, v6e, tpu7x")
+        raise SystemExit(f"none of {', '.join(words)} is planned; write sft:v5e, grpo:flat or score:lora, with the stages and chips above")
     for row in chosen:
         plan = run(row)
         print(json.dumps(plan), flush=True)

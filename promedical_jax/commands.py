@@ -156,13 +156,18 @@ def _preview_stage(config: Stage) -> dict[str, str]:
     from promedical_jax.reward.folder import read_verdicts
     from promedical_jax.train.rewards import check_kind
     from promedical_jax.train.rm_data import split
+    from promedical_jax.train.rollouts import check_shares
     from promedical_jax.train.source import find
 
-    lines = {}
-    tokenizers = {}
+    lines: dict[str, str] = {}
+    tokenizers: dict[str, Any] = {}
     for name in ("model", "reward_model"):
-        folder = getattr(config, name, None)
-        if folder is not None:
+        folder: Path | None = getattr(config, name, None)
+        if isinstance(config, OnPolicy) and folder is not None and name == "reward_model" and hf.is_adapter(folder):
+            check_shares(config, hf.read_config(find(config.model, weights=False).folder))
+            check_kind(config, read_verdicts(folder).kind)
+            lines[name] = f"{folder}: an adapter, which shares the weights of {config.model}"
+        elif folder is not None:
             given, source = folder, find(folder, weights=False)
             folder = source.folder
             model = hf.read_config(folder)
@@ -230,7 +235,7 @@ def plan(
     *,
     model: Annotated[str, Parameter(help="hub id of a known model (no download), or a folder with config.json")],
     stage: Annotated[Planned, Parameter(help="of GRPO's step: rollout samples, score judges, reference looks log-probs up, grpo updates")],
-    topology: Annotated[str, Parameter(help="chip:shape, such as v5e:4x4, v5p:2x2x2, v6e:2x4, tpu7x:2x2x1, or cpu:8")],
+    topology: Annotated[str, Parameter(help="chip:shape, such as v5e:4x4, v5p:2x2x2, v6e:2x4, tpu7x:2x2x1, h100:1, or cpu:8")],
     prompt: Annotated[Count, Parameter(help="P, tokens of an instruction")] = 1024,
     answers: Annotated[Count, Parameter(help="G, answers of an instruction")] = 8,
     answer: Annotated[Count, Parameter(help="R, tokens of an answer")] = 1024,
@@ -238,6 +243,7 @@ def plan(
     criterion: Annotated[Count, Parameter(help="C, tokens of a criterion (rm and score)")] = 48,
     batch: Annotated[Count | None, Parameter(help="cases a step, over all devices; left out: one for each part of the mesh that splits the batch")] = None,
     lora: Annotated[int, Parameter(validator=Number(gte=0), help="rank of adapters beside frozen weights; 0 trains all parameters")] = 0,
+    shared: Annotated[bool, Parameter(negative=(), show_default=False, help="with --lora: the reward model is an adapter too, of the same base")] = False,
     remat: Annotated[Remat, Parameter(help="what the backward pass keeps of a layer")] = "full",
     weights: Annotated[Dtype, Parameter(help="what trained parameters are kept in")] = "float32",
     dtype: Annotated[Dtype, Parameter(help="what matrix products compute in")] = "bfloat16",
@@ -250,8 +256,10 @@ def plan(
     from promedical_jax.plan.programs import Choices, Shapes
     from promedical_jax.plan.report import show
 
+    if shared and not lora:
+        raise InputError("--shared: only policies by LoRA leave the base as it is, for a reward model to share; give --lora RANK too, or leave --shared out")
     shapes = Shapes(batch or 0, prompt, answers, answer, criteria, criterion)
-    done = plan_stage(Request(model, stage, topology, shapes, Choices(lora, remat, weights, dtype), tp, slices))
+    done = plan_stage(Request(model, stage, topology, shapes, Choices(lora, remat, weights, dtype, shared), tp, slices))
     if json:
         print(done.model_dump_json(indent=2))
     else:

@@ -188,10 +188,13 @@ class VerdictUse(Settings):
     s3: Literal["hard", "soft"] = "hard"
 
 
+REWARD_MODEL = "folder of a trained reward model; of one by LoRA also its `adapter`, which then shares the frozen base of a policy by LoRA in memory"
+
+
 class OnPolicy(Stage):
     """What the stages need that train on a policy's own answers, judged by a frozen reward model."""
 
-    reward_model: Path = Field(description="folder of a trained reward model")
+    reward_model: Path = Field(description=REWARD_MODEL)
     answers: Positive = Field(8, description="G, answers sampled for an instruction")
     answer_tokens: Positive = Field(256, description="R, the longest answer sampled")
     temperature: Annotated[float, Field(gt=0)] = 1.0

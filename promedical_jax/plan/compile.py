@@ -99,7 +99,8 @@ def _compile(request: Request, name: str, model: ModelConfig, chip: Chip, device
                  temp_size=None if memory is None else memory.temp_size_in_bytes / GIB, hbm=chip.hbm / GIB)  # fmt: skip
     used_shapes = {key: value for key, value in asdict(shapes).items() if key not in UNUSED[request.stage]}
     return Plan(
-        model=name, stage=request.stage, topology=request.topology, devices=len(devices), mesh=dict(mesh.shape), batch=batch, waves=program.waves,
+        model=name, stage=request.stage, topology=request.topology, stand_in=chip.stand_in, devices=len(devices), mesh=dict(mesh.shape), batch=batch,
+        waves=program.waves,
         shapes=used_shapes, choices=asdict(request.choices), tokens=program.tokens,
         fits=memory is not None and gib.peak <= gib.hbm, gib=gib, compile_s=seconds, tflops=program.work.model / 1e12,
         tflops_computed=program.work.computed / 1e12, time=_time(chip, len(devices), program, reading) if text and chip.clock else None,
@@ -113,7 +114,7 @@ def _held(memory: Any, chip: Chip) -> int:
     The TPU's compiler lays the buffers out and says so; this is what it compares with the device's memory. The temporaries of its summary are more than
     that: a program may be well within the memory though arguments and they are not. The CPU's compiler lays nothing out, and its peak leaves things out.
     """
-    if chip.clock:
+    if chip.clock or chip.stand_in:
         return memory.peak_memory_in_bytes
     return memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
 

@@ -52,6 +52,7 @@ class Choices:
     remat: Remat = "full"
     weights: str = "float32"
     dtype: Dtype = "bfloat16"
+    shared: bool = False  # with `lora`: the reward model too is an adapter, on the same base
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,18 @@ class _Room:
         """The backbone in the type that products compute in: the base of adapters, a reference, a judge."""
         return self.placed(self.backbone, transformer.axes(self.model), self.choices.dtype)
 
+    def judge(self) -> tuple[Any, Any]:
+        """The parameters of GRPO's reward model, and what of them a run holds only for it: all its backbone, or its adapter beside the policy's base."""
+        frozen, heads = self.frozen(), self.heads()
+        if not self.choices.shared:
+            return {"backbone": frozen, "heads": heads}, frozen
+        adapters = self.adapters()
+        return {"backbone": lora.join(frozen, adapters), "heads": heads}, (adapters, heads)
+
+    def adapters(self) -> Any:
+        shapes = {"adapters": lora.shapes(self.model, self.choices.lora, lora.TARGETS)}
+        return self.placed(shapes, {"adapters": lora.axes(lora.TARGETS)})
+
     def heads(self) -> Any:
         return self.placed(jax.eval_shape(partial(init_heads, len(TIERS), self.model.width), jax.eval_shape(lambda: jax.random.key(0))), HEADS_AXES)
 
@@ -104,9 +117,7 @@ class _Room:
         """The policy's trained parameters and their axes: all of them, or adapters for every matrix."""
         if not self.choices.lora:
             return self.backbone, transformer.axes(self.model)
-        key = jax.eval_shape(lambda: jax.random.key(0))
-        axes = {"adapters": lora.axes(lora.TARGETS)}
-        return self.placed({"adapters": jax.eval_shape(partial(lora.init, self.model, self.choices.lora, lora.TARGETS), key)}, axes), axes
+        return self.adapters(), {"adapters": lora.axes(lora.TARGETS)}
 
     def state(self, trained: Any, axes: Any) -> tuple[TrainState, TrainState]:
         where = state_shardings(self.mesh, axes, self.optimizer, trained, self.choices.weights)
@@ -153,10 +164,11 @@ def _rm(room: _Room) -> Program:
 
 def _score(room: _Room) -> Program:
     s = room.shapes
-    params = {"backbone": room.frozen(), "heads": room.heads()}
+    params, _ = room.judge()
     layout = tree(s.prompt, (s.answers, s.answer), (s.criteria, s.criterion))
     work = flops.forward(room.model, layout, s.batch)
-    return room.program(jit_score, (params, room.model, _reward_batch(room)), params, (), work, layout.tokens, compute=room.compute)
+    policy = room.state(*room.trained())[0] if room.choices.shared else ()  # who shares the weights is there; else this may be another run
+    return room.program(jit_score, (params, room.model, _reward_batch(room)), params, (), work, layout.tokens, policy, compute=room.compute)
 
 
 def _reference(room: _Room) -> Program:
@@ -167,7 +179,7 @@ def _reference(room: _Room) -> Program:
     start = room.frozen()
     arguments = (start, room.model, room.answers(), TEMPERATURE, room.compute)
     work = flops.forward(room.model, layout, s.batch, s.answers * s.answer)
-    return room.program(frozen_log_probs, arguments, start, (), work, layout.tokens, (state, room.frozen()))  # beside: the policy, the judge
+    return room.program(frozen_log_probs, arguments, start, (), work, layout.tokens, (state, room.judge()[1]))  # beside: the policy, the judge
 
 
 def _grpo(room: _Room) -> Program:
@@ -180,7 +192,7 @@ def _grpo(room: _Room) -> Program:
     log_probs, advantages = room.tokens(s.answers, s.answer, dtype=jnp.float32), room.tokens(s.answers, dtype=jnp.float32)
     arguments = (state, frozen, room.answers(), Before(log_probs, log_probs), advantages)
     work = flops.update(room.model, layout, s.batch, s.answers * s.answer, c.remat, bool(c.lora))
-    beside = (room.frozen(), () if c.lora else room.frozen())  # the judge, the reference
+    beside = (room.judge()[1], () if c.lora else room.frozen())  # the judge, the reference
     return room.program(step, arguments, (state.params, frozen), (state.masters, state.moments), work, layout.tokens, beside)
 
 
@@ -188,7 +200,7 @@ def _rollout(room: _Room, memory: float) -> Program:
     s, c, mesh = room.shapes, room.choices, room.mesh
     state, _ = room.state(*room.trained())
     policy = lora.join(room.frozen(), state.params) if c.lora else state.params
-    beside = (state.masters, state.moments, room.frozen(), () if c.lora else room.frozen())  # the optimizer's, the judge, the reference
+    beside = (state.masters, state.moments, room.judge()[1], () if c.lora else room.frozen())  # the optimizer's, the judge, the reference
     tp, free = mesh.shape["tp"], memory - bytes_here((policy, beside))
     count = waves(room.model, s.batch // parts(mesh, "batch"), s.prompt, s.answers, s.answer, c.dtype, tp, free)
     wave = _Room(room.model, mesh, replace(s, batch=s.batch // count), c)

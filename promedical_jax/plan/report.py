@@ -53,6 +53,7 @@ class Plan(Record):
     model: str
     stage: str
     topology: str
+    stand_in: str | None = None  # the TPU whose compiler laid the program out, in the place of the topology's own
     devices: int
     mesh: dict[str, int]
     batch: int
@@ -65,7 +66,7 @@ class Plan(Record):
     compile_s: float
     tflops: float  # the mathematics', over all devices
     tflops_computed: float  # with what the backward pass computes again
-    time: Time | None  # None for a CPU, whose compiler estimates nothing, and where the program did not compile
+    time: Time | None  # None for a CPU, whose compiler estimates nothing, a GPU, whose compiler this is not, and where the program did not compile
     collectives: tuple[Moved, ...]
     suggestion: str | None = None
 
@@ -77,7 +78,7 @@ def show(plan: Plan, console: Console) -> None:
     shapes = ", ".join(f"{name} {size:,}" for name, size in plan.shapes.items())
     rows = {
         "stage": f"{plan.stage} of {plan.model}, {', '.join(f'{name} {value}' for name, value in plan.choices.items())}",
-        "devices": f"{plan.devices} of {plan.topology}: {mesh}",
+        "devices": f"{plan.devices} of {plan.topology}: {mesh}" + (f"; laid out as by {plan.stand_in}'s compiler" if plan.stand_in else ""),
         "batch": f"{plan.batch} cases: {shapes}; {plan.tokens:,} tokens a step" + (f", in {plan.waves} waves" if plan.waves > 1 else ""),
         "memory": _memory(plan.gib),
         "fits": "yes" if plan.fits else "no",

@@ -1,7 +1,10 @@
-"""A reward model as a folder: the backbone as HF has it, heads.safetensors, and calibration.json, which makes verdicts of its scores."""
+"""A reward model as a folder: the backbone as HF has it, heads.safetensors, and calibration.json, which makes verdicts of its scores.
+
+Or, in the place of a backbone, the PEFT adapter that training made of one (`out`/adapter): then it is read beside weights that are there already.
+"""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
@@ -10,7 +13,7 @@ import numpy as np
 from promedical_jax.config import Kind
 from promedical_jax.data.batches import to_host
 from promedical_jax.errors import InputError
-from promedical_jax.model import hf, transformer
+from promedical_jax.model import hf, lora, transformer
 from promedical_jax.model.heads import HEADS_AXES
 from promedical_jax.model.sharding import shardings
 from promedical_jax.model.transformer import Dtype, ModelConfig, Params
@@ -63,6 +66,17 @@ def check_reward_model(folder: Path) -> None:
         raise InputError(f"{folder}: not a reward model (it needs {needs}); give the folder that `promedical train rm` wrote")
 
 
+def check_adapted(folder: Path, base: Path, config: ModelConfig) -> None:
+    """Raises InputError for a folder that holds no reward model adapted from the model `base`, of this config."""
+    if not is_reward_model(folder):
+        raise InputError(f"{folder}: is an adapter without heads.safetensors and calibration.json; give the `adapter` that `promedical train rm` wrote")
+    of = hf.read_adapter_config(folder).base_model
+    if of is None or (of != str(base) and Path(of).resolve() != base.resolve()):
+        raise InputError(f"{folder}: is an adapter of {of}, and cannot share the weights of {base}; give the reward model's `model` folder, which has its own")
+    hf.load_adapter(folder, config)  # small; what is wrong with it is said before anything is compiled
+    read_heads(folder / HEADS, config, head_count(read_verdicts(folder).kind))
+
+
 def read_verdicts(folder: Path) -> Verdicts:
     """calibration.json of a folder. Raises InputError for what is none."""
     file = folder / CALIBRATION
@@ -93,10 +107,21 @@ def load_reward_model(folder: Path, mesh: jax.sharding.Mesh, dtype: Dtype = "flo
     return RewardModel({"backbone": backbone, "heads": placed}, config, verdicts, model_hash(folder))
 
 
+def load_adapted(folder: Path, base: Params, config: ModelConfig, mesh: jax.sharding.Mesh) -> RewardModel:
+    """A reward model of the weights `base`, which stay where they are, and the adapter in its folder. Raises InputError as `check_adapted` does."""
+    verdicts = read_verdicts(folder)
+    heads = read_heads(folder / HEADS, config, head_count(verdicts.kind))
+    adapters, scale = hf.load_adapter(folder, config, shardings(mesh, lora.axes(lora.TARGETS)))
+    params = {"backbone": lora.join(base, {"adapters": adapters}), "heads": jax.device_put(heads, shardings(mesh, HEADS_AXES))}
+    return RewardModel(params, replace(config, adapter_scale=scale), verdicts, model_hash(folder))
+
+
 def model_hash(folder: Path) -> str:
-    """SHA-256 over the contents of all that its scores and verdicts depend on: weights, config, heads, calibration and tokenizer."""
+    """SHA-256 over the contents of all that its scores and verdicts depend on: weights, config, heads, calibration and tokenizer; of an adapted one without
+    what it was adapted from."""
     digest = hashlib.sha256()
-    for file in sorted([*folder.glob("model*.safetensors"), *(folder / name for name in ("config.json", HEADS, CALIBRATION, "tokenizer.json"))]):
+    small = (folder / name for name in ("config.json", HEADS, CALIBRATION, "tokenizer.json"))
+    for file in sorted([*folder.glob("model*.safetensors"), *folder.glob("adapter_*"), *small]):
         if file.is_file():
             with file.open("rb") as opened:
                 digest.update(f"{file.name} {hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())

@@ -18,7 +18,7 @@ from promedical_jax.model.sharding import parts as parts_of
 from promedical_jax.model.transformer import ModelConfig, Params
 from promedical_jax.reward import RewardBatch, check_reward_model, load_reward_model
 from promedical_jax.reward.endpoint import EndpointJudge
-from promedical_jax.reward.folder import read_verdicts
+from promedical_jax.reward.folder import check_adapted, load_adapted, read_verdicts
 from promedical_jax.rollout import Rollout, sample
 from promedical_jax.rollout.memory import memory_of_a_device, waves
 from promedical_jax.rubric import Case, Judge
@@ -38,26 +38,42 @@ class Judges(NamedTuple):
 
 def find_judges(config: OnPolicy, setup: Setup) -> Judges:
     """Raises InputError where the reward model, the policy and the recipe do not go together."""
-    folder = hf.resolve(config.reward_model)
-    model = hf.read_config(folder)
-    check_fits(setup.mesh, model, config.batch)
-    check_reward_model(folder)
+    if hf.is_adapter(config.reward_model):
+        folder = config.reward_model
+        check_shares(config, setup.model)
+    else:
+        folder = hf.resolve(config.reward_model)
+        model = hf.read_config(folder)
+        check_fits(setup.mesh, model, config.batch)
+        check_reward_model(folder)
+        if load_tokenizer(folder, model.vocabulary).get_vocab() != setup.tokenizer.get_vocab():
+            raise InputError(f"{config.reward_model}: its tokenizer differs from that of {config.model}; both must read the same tokens")
     check_kind(config, read_verdicts(folder).kind)
-    if load_tokenizer(folder, model.vocabulary).get_vocab() != setup.tokenizer.get_vocab():
-        raise InputError(f"{config.reward_model}: its tokenizer differs from that of {config.model}; both must read the same tokens")
     if not setup.source.has_weights():
         raise InputError(f"{config.model}: no weights; this stage starts from a trained policy (see `promedical train sft`)")
     with together():
         return Judges(folder, EndpointJudge(config.judge) if config.judge.url else None)
 
 
+def check_shares(config: OnPolicy, model: ModelConfig) -> None:
+    """Raises InputError where the recipe's reward model is an adapter that cannot share the policy's weights."""
+    if not config.lora.rank:
+        whole = "set lora.rank, or give the reward model's `model` folder"
+        raise InputError(f"{config.reward_model}: is an adapter, for policies that share its frozen base; {whole}")
+    check_adapted(config.reward_model, config.model, model)
+
+
 class Rollouts:
     """Batch after batch of sampled and judged answers, with their ledger."""
 
-    def __init__(self, config: OnPolicy, setup: Setup, model: ModelConfig, judges: Judges, prompt: int, held: Any, truth: Judge | None):
-        """`prompt`: the longest instruction; `held`: the arrays that the run holds beside, of which the memory for sampling is what they leave."""
+    def __init__(self, config: OnPolicy, setup: Setup, model: ModelConfig, judges: Judges, prompt: int, frozen: Params, held: Any, truth: Judge | None):
+        """`prompt`: the longest instruction; `frozen`: the weights that policies of LoRA adapt, where the reward model may be another adapter's; `held`:
+        all arrays that the run holds beside the reward model, of which the memory for sampling is what they leave."""
         self._config, self._setup, self._model, self._endpoint = config, setup, model, judges.endpoint
-        self._reward_model = load_reward_model(judges.folder, setup.mesh, config.dtype)
+        if hf.is_adapter(judges.folder):
+            self._reward_model = load_adapted(judges.folder, frozen, setup.model, setup.mesh)
+        else:
+            self._reward_model = load_reward_model(judges.folder, setup.mesh, config.dtype)
         check_tree("the reward model", self._reward_model.params["backbone"], self._reward_model.config, setup.compute)
         self._waves = rollout_waves(config, model, setup.mesh, prompt, (held, self._reward_model.params))
         self.ledger = Ledger(config, setup.tokenizer, self._reward_model, truth)

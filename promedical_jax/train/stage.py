@@ -130,9 +130,12 @@ def frozen_start(config: Stage, parts: Parts) -> Params:
 
 
 def save_model(config: Stage, model: ModelConfig, params: Params, extra: dict[str, bytes] | None = None) -> None:
-    """Writes `out`/model, a folder that transformers reads; with adapters `out`/adapter too, as PEFT reads them, and merged weights in the former."""
+    """Writes `out`/model, a folder that transformers reads; with adapters `out`/adapter too, as PEFT reads them, and merged weights in the former.
+
+    `extra`: further files by name, in both.
+    """
     card = model_card(config)
     if "adapters" in params:
-        hf.save_adapter(config.out / "adapter", params["adapters"], model, str(config.model), card)
+        hf.save_adapter(config.out / "adapter", params["adapters"], model, str(config.model), card, extra)
         params = lora.merged(*lora.split(params), model)
     hf.save(config.out / "model", params, model, config.out / "base", card=card, extra=extra)

@@ -62,6 +62,20 @@ def test_with_adapters_the_reference_is_the_base_and_counts_once(folder: str) ->
         assert gib.peak == pytest.approx(gib.parameters + gib.optimizer + gib.temporaries + gib.beside, rel=0.02)  # but for the batch
 
 
+def test_a_reward_model_that_shares_the_base_adds_an_adapter(folder: str) -> None:
+    """Policy, reference, reward model and optimizer in GRPO's run: one backbone, an adapter each of policy and reward model, moments of one."""
+    plans = {stage: [plan_stage(Request(folder, stage, "cpu:1", SMALL, Choices(lora=1, dtype="float32", shared=shared))).gib for shared in (False, True)]
+             for stage in ("grpo", "reference", "rollout", "score")}  # fmt: skip
+    base = 4 * size() / GIB
+    for stage in ("grpo", "reference", "rollout"):
+        apart, shared = plans[stage]
+        adapter = shared.beside - (apart.beside - base)  # in the place of a backbone
+        assert shared.parameters == apart.parameters and 0 < adapter < 0.25 * base, stage
+    apart, shared = plans["score"]
+    assert apart.beside == 0 < shared.beside < base  # the policy's adapter and its moments
+    assert base < shared.parameters < 1.25 * base
+
+
 def test_a_plan_that_does_not_fit_says_what_would(folder: str, monkeypatch) -> None:
     request = Request(folder, "score", "cpu:2", replace(SMALL, batch=8), Choices())
     peaks = {rows: plan_stage(replace(request, shapes=replace(SMALL, batch=rows))).gib.peak for rows in (8, 4)}
@@ -101,6 +115,7 @@ def test_a_tpu_step_gathers_no_parameter_outside_its_loops(name: str) -> None:
         ("v5e", "--topology 'v5e' is not known"),
         ("v5e:3x5", "no such arrangement of v5e chips"),
         ("cpu:0", "--topology 'cpu:0' is not known"),
+        ("h100:3", "GPUs are planned for one host, of 1, 4, 8"),
         ("cpu:64", "8 CPU devices already"),
     ],
 )
@@ -133,6 +148,7 @@ def test_the_command_refuses_what_it_does_not_know(capsys, tmp_path: Path) -> No
     for arguments, words in (
         (["--model", "Qwen/Qwen3-9B", "--stage", "sft", "--topology", "cpu:1"], "did you mean 'Qwen/Qwen3-8B'"),
         (["--model", str(tmp_path), "--stage", "sft", "--topology", "cpu:1"], "config.json"),
+        (["--model", "Qwen/Qwen3-8B", "--stage", "grpo", "--topology", "cpu:1", "--shared"], "give --lora RANK too"),
         (["--model", "Qwen/Qwen3-8B", "--stage", "dpo", "--topology", "cpu:1"], "dpo"),
         (["--model", "Qwen/Qwen3-8B", "--stage", "sft", "--topology", "cpu:1", "--batch", "0"], "batch"),
     ):

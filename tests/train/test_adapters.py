@@ -23,7 +23,7 @@ from promedical_jax.model import hf, lora
 from promedical_jax.model.sharding import make_mesh
 from promedical_jax.reward import UNCALIBRATED, RewardModel
 from promedical_jax.rubric import write_cases
-from promedical_jax.train import grpo, loop, rm, sft, stage
+from promedical_jax.train import grpo, loop, rm, rollouts, sft, stage
 from promedical_jax.train.checkpoint import read_parameters
 
 STEPS, SAVE_EVERY = 4, 2
@@ -211,6 +211,46 @@ def test_a_stopped_run_is_exported_merged_and_ends_as_if_it_had_not_been(kind: t
     assert steps == [3, 4]
     for name, before in whole.items():
         assert (config.out / name).read_bytes() == before, name
+
+
+# One base in memory
+
+
+def test_policy_reference_and_reward_model_share_one_base(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reward model's adapter beside the policy's frozen weights says what its merged folder says, and holds no second copy of them."""
+    judge = runs.of(RmConfig)
+    shared, loads = [], rollouts.load_adapted
+
+    def watched(folder: Path, base: Any, *rest: Any) -> RewardModel:
+        model = loads(folder, base, *rest)
+        backbone, _ = lora.split(model.params["backbone"])
+        shared.append(all(x is y for x, y in zip(jax.tree.leaves(base), jax.tree.leaves(backbone), strict=True)))
+        return model
+
+    monkeypatch.setattr(rollouts, "load_adapted", watched)
+    ledgers = {}
+    for name in ("model", "adapter"):
+        config = runs.config(GrpoConfig, f"grpo-beside-{name}", steps=1).model_copy(update={"reward_model": judge.out / name})
+        runs.run(config)
+        ledgers[name] = [json.loads(line) for line in (config.out / "ledger.jsonl").open()]
+    assert shared == [True]
+    for apart, beside in zip(ledgers["model"], ledgers["adapter"], strict=True):
+        assert {**apart, **beside} == apart | {key: beside[key] for key in ("model", "score", "probability")}
+    for key in ("score", "probability"):  # the ledger has six places
+        close(*(np.array([row[key] for row in ledgers[name]]) for name in ("adapter", "model")), 1e-5)
+
+
+def test_a_reward_model_s_adapter_is_refused_where_it_cannot_share(runs: Runs, tmp_path: Path) -> None:
+    judge = runs.of(RmConfig).out / "adapter"
+    config = runs.config(GrpoConfig, "grpo-refused").model_copy(update={"reward_model": judge})
+    with pytest.raises(InputError, match=r"lora\.rank, or give the reward model's `model` folder"):
+        grpo.run(config.model_copy(update={"lora": Lora()}))
+    shutil.copytree(runs.root / "policy", tmp_path / "other")
+    with pytest.raises(InputError, match=r"is an adapter of .*policy, and cannot share the weights of .*other"):
+        grpo.run(config.model_copy(update={"model": tmp_path / "other"}))
+    with pytest.raises(InputError, match=r"without heads\.safetensors and calibration\.json"):
+        grpo.run(config.model_copy(update={"reward_model": runs.of(SftConfig).out / "adapter"}))
+    assert not config.out.exists()
 
 
 # Starting from an adapter

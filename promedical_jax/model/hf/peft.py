@@ -47,6 +47,11 @@ class AdapterConfig:
     base_model: str | None  # folder or hub id, as its writer called it
 
 
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder has an adapter's config."""
+    return (folder / CONFIG).is_file()
+
+
 def read_adapter_config(folder: Path) -> AdapterConfig:
     """The config of an adapter folder. Raises InputError for a missing file, another kind of adapter or a field we do not implement."""
     path = folder / CONFIG
@@ -140,11 +145,13 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
         return {name: file.get_tensor(name).astype(np.float32) for name in names}
 
 
-def save_adapter(folder: Path, adapters: Adapters, config: ModelConfig, base_model: str, card: str | None = None) -> None:
+def save_adapter(folder: Path, adapters: Adapters, config: ModelConfig, base_model: str, card: str | None = None,
+                 extra: Mapping[str, bytes] | None = None) -> None:
     """Writes a folder that PEFT's `PeftModel.from_pretrained` reads: it appears whole or not at all, and replaces one of the same name.
 
-    `base_model`: folder or hub id of the weights that the adapters belong to; `card`: the text of README.md. The tensors are float32. Every process
-    calls it with its parts of the arrays; process 0 writes. Raises InputError where the adapters are not those of `config` and one rank.
+    `base_model`: folder or hub id of the weights that the adapters belong to; `card`: the text of README.md; `extra`: further files by name. The
+    tensors are float32. Every process calls it with its parts of the arrays; process 0 writes. Raises InputError where the adapters are not those of
+    `config` and one rank.
     """
     from safetensors.numpy import save_file
 
@@ -170,6 +177,8 @@ def save_adapter(folder: Path, adapters: Adapters, config: ModelConfig, base_mod
         (part / CONFIG).write_text(json.dumps(adapter_fields(targets, rank, config.adapter_scale, base_model), indent=2, sort_keys=True) + "\n")
         if card is not None:
             (part / "README.md").write_text(card, encoding="utf-8")
+        for name, content in (extra or {}).items():
+            (part / name).write_bytes(content)
 
 
 def adapter_fields(targets: list[str], rank: int, scale: float, base_model: str) -> dict[str, Any]:
