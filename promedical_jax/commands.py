@@ -154,6 +154,7 @@ def _preview_stage(config: Stage) -> dict[str, str]:
     from promedical_jax.model import hf
     from promedical_jax.reward import check_reward_model
     from promedical_jax.reward.folder import read_verdicts
+    from promedical_jax.train.functions import find_functions
     from promedical_jax.train.rewards import check_kind
     from promedical_jax.train.rm_data import split
     from promedical_jax.train.rollouts import check_shares
@@ -164,7 +165,7 @@ def _preview_stage(config: Stage) -> dict[str, str]:
     for name in ("model", "reward_model"):
         folder: Path | None = getattr(config, name, None)
         if isinstance(config, OnPolicy) and folder is not None and name == "reward_model" and hf.is_adapter(folder):
-            check_shares(config, hf.read_config(find(config.model, weights=False).folder))
+            check_shares(config, folder, hf.read_config(find(config.model, weights=False).folder))
             check_kind(config, read_verdicts(folder).kind)
             lines[name] = f"{folder}: an adapter, which shares the weights of {config.model}"
         elif folder is not None:
@@ -179,6 +180,8 @@ def _preview_stage(config: Stage) -> dict[str, str]:
                     check_kind(config, read_verdicts(folder).kind)
             weights = "its weights" if source.has_weights() or given != folder else "random weights"
             lines[name] = f"{given}: {model.depth} layers of width {model.width}, {model.vocabulary:,} tokens, {weights}"
+    if isinstance(config, OnPolicy) and config.functions:
+        lines["functions"] = ", ".join(one.function for one, _ in find_functions(config.functions))
     if isinstance(config, RmConfig):
         data = split(config, tokenizers["model"])
         config, cases, sizes = data.config, data.train, data.sizes

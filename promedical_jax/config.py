@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from promedical_jax.rubric import ScalarReward
+from promedical_jax.rubric import ScalarReward, Tier
 from promedical_jax.rubric.advantage import TierWeights
 from promedical_jax.rubric.labels import RaterWeights
 
@@ -188,13 +188,38 @@ class VerdictUse(Settings):
     s3: Literal["hard", "soft"] = "hard"
 
 
+FUNCTIONS = "reward functions with TRL's signature, each with `function` (package.module:name or file.py:name), `tier` or none, and `weight`"
+
+
+class RewardFunction(Settings):
+    """A function that rewards beside, or in the place of, a reward model (see train/functions.py)."""
+
+    function: str = Field(pattern=r"^[^:]+:[^:]+$", description="package.module:name, or file.py:name")
+    tier: Tier | None = Field(None, description="what it says, in [0, 1], is how far a criterion of this tier is met; null: it is added to the scalar reward")
+    weight: float = Field(1.0, allow_inf_nan=False, description="in S1 beside the rubric's weights, which add up to 1; or what a scalar is multiplied by")
+
+    @property
+    def name(self) -> str:
+        """As its figures are called."""
+        return self.function.rpartition(":")[2]
+
+    @model_validator(mode="after")
+    def _weights_fit_the_tier(self) -> Self:
+        if self.tier is Tier.PROFICIENCY and not 0 < self.weight <= 1:
+            raise ValueError(f"{self.function} is of tier proficiency with a weight of {self.weight:g}; give it one in (0, 1]")
+        if self.tier not in (None, Tier.PROFICIENCY) and self.weight != 1:
+            raise ValueError(f"{self.function} is of tier {self.tier.value}, which is counted and not weighted; leave its weight out")
+        return self
+
+
 REWARD_MODEL = "folder of a trained reward model; of one by LoRA also its `adapter`, which then shares the frozen base of a policy by LoRA in memory"
 
 
 class OnPolicy(Stage):
     """What the stages need that train on a policy's own answers, judged by a frozen reward model."""
 
-    reward_model: Path = Field(description=REWARD_MODEL)
+    reward_model: Path | None = Field(None, description=REWARD_MODEL)
+    functions: tuple[RewardFunction, ...] = Field((), description=FUNCTIONS)
     answers: Positive = Field(8, description="G, answers sampled for an instruction")
     answer_tokens: Positive = Field(256, description="R, the longest answer sampled")
     temperature: Annotated[float, Field(gt=0)] = 1.0
@@ -206,6 +231,15 @@ class OnPolicy(Stage):
     judge: Endpoint = Endpoint()
     alarms: Alarms = Alarms()
     reward: ScalarReward = ScalarReward()
+
+    @model_validator(mode="after")
+    def _somebody_rewards(self) -> Self:
+        if self.reward_model is None and self.judge.url is None and not self.functions:
+            raise ValueError("nobody judges the answers; give reward_model, judge.url or functions")
+        names = [one.name for one in self.functions]
+        if len(set(names)) < len(names):
+            raise ValueError(f"functions: {', '.join(names)} are to have names of their own, for their figures are called so; rename one")
+        return self
 
 
 class GrpoConfig(OnPolicy):
@@ -223,6 +257,9 @@ class GrpoConfig(OnPolicy):
 
     @model_validator(mode="after")
     def _an_order_needs_counts(self) -> Self:
+        loose = [one.function for one in self.functions if one.tier is None]
+        if self.advantage != "scalar" and loose:
+            raise ValueError(f"advantage {self.advantage} goes by tiers, and {loose[0]} of functions has none; give it a tier, or set advantage to scalar")
         if self.advantage != "scalar" and self.verdicts.s3 == "soft":
             raise ValueError(f"advantage {self.advantage} needs to know who violated, and verdicts.s3 is soft; set verdicts.s3 to hard, or advantage to scalar")
         return self

@@ -54,17 +54,17 @@ def run(config: GrpoConfig, truth: Judge | None = None) -> None:
 
         def advance(state: TrainState, host: dict[str, Any], number: int) -> tuple[TrainState, dict[str, Any]]:
             policy = join(parts.frozen, state.params)
-            answers, rollout, judged = rollouts(policy, host, number)
+            answers, sampled, judged = rollouts(policy, host, number)
             advantages = to_devices({"advantage": judged.advantage.astype(np.float32)})["advantage"]
             look_up = lambda params: frozen_log_probs(params, model, answers, config.temperature, setup.compute)  # noqa: E731
             reference = None if start_of_policy is None else look_up(start_of_policy)
             own = look_up(policy) if config.updates > 1 and config.importance_cap is not None else None
-            before = Before(rollout.log_probs, reference, own)
+            before = Before(sampled.rollout.log_probs, reference, own)
             state, metrics = step(state, parts.frozen, answers, before, advantages)
             first = {name: metrics[name] for name in OF_THE_FIRST}
             for _ in range(config.updates - 1):
                 state, metrics = step(state, parts.frozen, answers, before, advantages)
-            metrics |= first | rollouts.record(host, number, rollout, judged)
+            metrics |= first | rollouts.record(host, number, sampled, judged)
             return state, metrics | alarms.hear(number + 1, metrics)
 
         ledger = rollouts.ledger

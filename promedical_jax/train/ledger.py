@@ -7,20 +7,18 @@ import numpy as np
 
 from promedical_jax.cluster import chief
 from promedical_jax.config import OnPolicy
-from promedical_jax.data.batches import to_host
 from promedical_jax.reward import RewardModel
 from promedical_jax.reward.ledger import criterion_rows
-from promedical_jax.rollout import Rollout
 from promedical_jax.rubric import Case, Judge, Verdict, score_verdicts
 from promedical_jax.train.metrics import Lines
-from promedical_jax.train.rewards import Judged, texts_of
+from promedical_jax.train.rewards import Judged, Sampled
 
 
 class Ledger:
     """Writes the rollouts of a run, in process 0; `truth`, where there is one, is asked about each answer and its figures are logged as true/*."""
 
-    def __init__(self, config: OnPolicy, tokenizer: Any, reward_model: RewardModel, truth: Judge | None):
-        self._config, self._tokenizer, self._model, self._truth = config, tokenizer, reward_model, truth
+    def __init__(self, config: OnPolicy, reward_model: RewardModel | None, truth: Judge | None):
+        self._config, self._model, self._truth = config, reward_model, truth
         self._files: tuple[Lines, Lines] | None = None
         self.tokens = 0.0  # sampled in the last step
 
@@ -28,27 +26,36 @@ class Ledger:
         """Opens the files to go on from `step`."""
         self._files = (Lines(self._config.out / "rollouts.jsonl", step), Lines(self._config.out / "ledger.jsonl", step))
 
-    def record(self, step: int, cases: Sequence[Case], rollout: Rollout, judged: Judged) -> dict[str, float]:
+    def record(self, step: int, cases: Sequence[Case], sampled: Sampled, judged: Judged) -> dict[str, float]:
         """Writes one step's rollouts and returns the step's metrics; other processes than 0 only take part in fetching them."""
         assert self._files, "begin() comes first"
-        tokens, lengths, finished = (to_host(x) for x in (rollout.tokens, rollout.lengths, rollout.finished))
+        _, lengths, finished = sampled.fetched
         self.tokens = float(lengths.sum())
         if not chief():
             return {}
-        texts = texts_of(self._tokenizer, tokens, lengths - finished)  # without the stop token
-        rollouts, ledger = self._files
+        texts, (rollouts, ledger) = sampled.texts, self._files
+        names = [one.name for one in self._config.functions]
         for b, case in enumerate(cases):
             for g, text in enumerate(texts[b]):
                 about = {"step": step, "case": case.id, "sample": g}
                 result = _result(judged, b, g)
-                rollouts.write([about | {"text": text, "finished": bool(finished[b, g])} | result])
-                if judged.said is None:  # no criterion was told: the reward is all there is, and `rollouts` has it
-                    continue
-                said = judged.said[b]
-                rows = criterion_rows(case.rubric.criteria, said.score[g], said.probability[g], said.verdicts[g], self._model.hash)
-                second = [{"judge": verdict.value} for verdict in judged.heard[b][g]] if judged.heard else [{}] * len(rows)
-                ledger.write(about | row | more | result for row, more in zip(rows, second, strict=True))
-        return _metrics(judged, finished) | self._true_metrics(cases, texts)
+                given = {f"rewards/{name}": _number(value) for name, value in zip(names, _of(judged.functions, b, g), strict=True)}
+                rollouts.write([about | {"text": text, "finished": bool(finished[b, g])} | given | result])
+                ledger.write(about | row | result for row in self._rows(case, judged, b, g))
+        return _metrics(judged, finished, names) | self._true_metrics(cases, texts)
+
+    def _rows(self, case: Case, judged: Judged, b: int, g: int) -> list[dict[str, Any]]:
+        """What was said of an answer by each criterion; nothing where no criterion was told."""
+        criteria = case.rubric.criteria
+        heard = [{"judge": verdict.value} for verdict in judged.heard[b][g]] if judged.heard else [{}] * len(criteria)
+        if judged.said and self._model:
+            said = judged.said[b]
+            rows = criterion_rows(criteria, said.score[g], said.probability[g], said.verdicts[g], self._model.hash)
+        elif judged.heard:
+            rows = [{"criterion": c.id, "tier": c.tier.value, "polarity": c.polarity.value} for c in criteria]
+        else:
+            return []
+        return [row | second for row, second in zip(rows, heard, strict=True)]
 
     def flush(self) -> None:
         for file in self._files or ():
@@ -76,24 +83,36 @@ def _result(judged: Judged, b: int, g: int) -> dict[str, float | None]:
     values = {"reward": judged.reward[b, g], "advantage": judged.advantage[b, g]}
     if judged.scores is not None:
         values = {name: getattr(judged.scores, name)[b, g] for name in ("s1", "s2", "s3")} | values
-    return {name: None if np.isnan(value) else round(float(value), 6) for name, value in values.items()}
+    return {name: _number(value) for name, value in values.items()}
 
 
-def _metrics(judged: Judged, finished: np.ndarray) -> dict[str, float]:
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else round(float(value), 6)
+
+
+def _of(functions: np.ndarray | None, b: int, g: int) -> np.ndarray:
+    return np.zeros(0) if functions is None else functions[b, g]
+
+
+def _metrics(judged: Judged, finished: np.ndarray, names: Sequence[str]) -> dict[str, float]:
     common = {
         "reward": float(np.nanmean(judged.reward)),
         "reward_std": float(np.nanmean(np.nanstd(judged.reward, axis=-1))),
         "frac_reward_zero_std": float((judged.advantage == 0).all(-1).mean()),  # groups without signal
         "completions/clipped_ratio": float(1 - finished.mean()),
     }
-    s, said = judged.scores, judged.said
-    if s is None or said is None:
+    for i, name in enumerate(names):
+        given = judged.functions[..., i] if judged.functions is not None else np.zeros(0)
+        given = given[~np.isnan(given)]
+        common |= {f"rewards/{name}/mean": float(given.mean()), f"rewards/{name}/std": float(given.std())} if given.size else {}
+    s = judged.scores
+    if s is None:
         return common
+    verdicts = [row for one in judged.said for row in one.verdicts] if judged.said else [row for case in judged.heard or () for row in case]
     return common | {
         "s1": float(np.nanmean(s.s1)),
         "s2": float(s.s2.mean()),
         "s3": float(s.s3.mean()),
         "safe": float(s.clean.mean()),
         "abstained": float(1 - s.judged.mean()),
-        "abstained/criteria": float(np.mean([verdict is Verdict.ABSTAIN for one in said for row in one.verdicts for verdict in row])),
-    }
+    } | ({"abstained/criteria": float(np.mean([verdict is Verdict.ABSTAIN for row in verdicts for verdict in row]))} if verdicts else {})

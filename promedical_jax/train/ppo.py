@@ -144,17 +144,17 @@ def run(config: PpoConfig, truth: Judge | None = None) -> None:
         (look, step), alarms = make_steps(config, model, setup.compute, optimizer, where), Alarms(config)
 
         def advance(state: TrainState, host: dict[str, Any], number: int) -> tuple[TrainState, dict[str, Any]]:
-            answers, rollout, judged = rollouts(join(parts.frozen, state.params["policy"]), host, number)
+            answers, sampled, judged = rollouts(join(parts.frozen, state.params["policy"]), host, number)
             rewards = to_devices({"reward": judged.reward.astype(np.float32)})["reward"]
             known = None
             if start_of_policy is not None:
                 known = frozen_log_probs(start_of_policy, model, answers, config.temperature, setup.compute)
-            taken, first = look(state, parts.frozen, answers, rollout.log_probs, known, rewards)
+            taken, first = look(state, parts.frozen, answers, sampled.rollout.log_probs, known, rewards)
             state, metrics = step(state, parts.frozen, answers, taken)
             first |= {name: metrics[name] for name in OF_THE_FIRST if name in metrics}
             for _ in range(config.updates - 1):
                 state, metrics = step(state, parts.frozen, answers, taken)
-            metrics |= first | rollouts.record(host, number, rollout, judged)
+            metrics |= first | rollouts.record(host, number, sampled, judged)
             return state, metrics | alarms.hear(number + 1, metrics)
 
         ledger = rollouts.ledger

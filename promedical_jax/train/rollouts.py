@@ -16,51 +16,63 @@ from promedical_jax.model import hf
 from promedical_jax.model.sharding import bytes_here
 from promedical_jax.model.sharding import parts as parts_of
 from promedical_jax.model.transformer import ModelConfig, Params
-from promedical_jax.reward import RewardBatch, check_reward_model, load_reward_model
+from promedical_jax.reward import RewardBatch, RewardModel, check_reward_model, load_reward_model
 from promedical_jax.reward.endpoint import EndpointJudge
 from promedical_jax.reward.folder import check_adapted, load_adapted, read_verdicts
 from promedical_jax.rollout import Rollout, sample
 from promedical_jax.rollout.memory import memory_of_a_device, waves
 from promedical_jax.rubric import Case, Judge
 from promedical_jax.selfcheck import check_tree
+from promedical_jax.train.functions import Functions, find_functions
 from promedical_jax.train.ledger import Ledger
 from promedical_jax.train.policy import AnswerBatch
-from promedical_jax.train.rewards import Judged, ask, check_kind, judge
+from promedical_jax.train.rewards import Judged, Sampled, ask, call, check_kind, judge
 from promedical_jax.train.stage import Setup, check_fits
 
 
 class Judges(NamedTuple):
-    """Who judges the answers, looked at before anything is compiled: the reward model's folder, and the second judge where there is one."""
+    """Who judges the answers, looked at before anything is compiled: the reward model's folder, the second judge and the functions, of those there are."""
 
-    folder: Path
+    folder: Path | None
     endpoint: EndpointJudge | None
+    functions: Functions
 
 
 def find_judges(config: OnPolicy, setup: Setup) -> Judges:
     """Raises InputError where the reward model, the policy and the recipe do not go together."""
-    if hf.is_adapter(config.reward_model):
-        folder = config.reward_model
-        check_shares(config, setup.model)
+    folder = config.reward_model
+    if folder is None:
+        pass
+    elif hf.is_adapter(folder):
+        check_shares(config, folder, setup.model)
     else:
-        folder = hf.resolve(config.reward_model)
+        folder = hf.resolve(folder)
         model = hf.read_config(folder)
         check_fits(setup.mesh, model, config.batch)
         check_reward_model(folder)
         if load_tokenizer(folder, model.vocabulary).get_vocab() != setup.tokenizer.get_vocab():
             raise InputError(f"{config.reward_model}: its tokenizer differs from that of {config.model}; both must read the same tokens")
-    check_kind(config, read_verdicts(folder).kind)
+    if folder is not None:
+        check_kind(config, read_verdicts(folder).kind)
     if not setup.source.has_weights():
         raise InputError(f"{config.model}: no weights; this stage starts from a trained policy (see `promedical train sft`)")
     with together():
-        return Judges(folder, EndpointJudge(config.judge) if config.judge.url else None)
+        return Judges(folder, EndpointJudge(config.judge) if config.judge.url else None, find_functions(config.functions))
 
 
-def check_shares(config: OnPolicy, model: ModelConfig) -> None:
-    """Raises InputError where the recipe's reward model is an adapter that cannot share the policy's weights."""
+def check_shares(config: OnPolicy, folder: Path, model: ModelConfig) -> None:
+    """Raises InputError where the recipe's reward model is an adapter, in `folder`, that cannot share the policy's weights."""
     if not config.lora.rank:
         whole = "set lora.rank, or give the reward model's `model` folder"
-        raise InputError(f"{config.reward_model}: is an adapter, for policies that share its frozen base; {whole}")
-    check_adapted(config.reward_model, config.model, model)
+        raise InputError(f"{folder}: is an adapter, for policies that share its frozen base; {whole}")
+    check_adapted(folder, config.model, model)
+
+
+def _load(folder: Path, config: OnPolicy, setup: Setup, frozen: Params) -> RewardModel:
+    shares = hf.is_adapter(folder)
+    model = load_adapted(folder, frozen, setup.model, setup.mesh) if shares else load_reward_model(folder, setup.mesh, config.dtype)
+    check_tree("the reward model", model.params["backbone"], model.config, setup.compute)
+    return model
 
 
 class Rollouts:
@@ -69,30 +81,28 @@ class Rollouts:
     def __init__(self, config: OnPolicy, setup: Setup, model: ModelConfig, judges: Judges, prompt: int, frozen: Params, held: Any, truth: Judge | None):
         """`prompt`: the longest instruction; `frozen`: the weights that policies of LoRA adapt, where the reward model may be another adapter's; `held`:
         all arrays that the run holds beside the reward model, of which the memory for sampling is what they leave."""
-        self._config, self._setup, self._model, self._endpoint = config, setup, model, judges.endpoint
-        if hf.is_adapter(judges.folder):
-            self._reward_model = load_adapted(judges.folder, frozen, setup.model, setup.mesh)
-        else:
-            self._reward_model = load_reward_model(judges.folder, setup.mesh, config.dtype)
-        check_tree("the reward model", self._reward_model.params["backbone"], self._reward_model.config, setup.compute)
-        self._waves = rollout_waves(config, model, setup.mesh, prompt, (held, self._reward_model.params))
-        self.ledger = Ledger(config, setup.tokenizer, self._reward_model, truth)
+        self._config, self._setup, self._model, self._judges = config, setup, model, judges
+        self._reward_model = _load(judges.folder, config, setup, frozen) if judges.folder else None
+        self._waves = rollout_waves(config, model, setup.mesh, prompt, (held, self._reward_model.params if self._reward_model else ()))
+        self.ledger = Ledger(config, self._reward_model, truth)
 
-    def __call__(self, policy: Params, host: dict[str, Any], number: int) -> tuple[AnswerBatch, Rollout, Judged]:
+    def __call__(self, policy: Params, host: dict[str, Any], number: int) -> tuple[AnswerBatch, Sampled, Judged]:
         """The answers of the batch `host` of step `number`, from 0: on the devices, as they were sampled, and judged. A function of (seed, step, case)."""
         cases = self._cases(host)
         placed, rollout = roll_out(self._config, self._setup, self._model, policy, host, number, self._waves)
         batch = RewardBatch(placed["prompt"], placed["prompt_length"], rollout.tokens, rollout.lengths, placed["criteria"], placed["criterion_lengths"],
                             placed["tiers"])  # fmt: skip
-        heard = ask(self._endpoint, self._setup.tokenizer, rollout, cases) if self._endpoint else None
-        judged = judge(self._reward_model, batch, cases, self._config, self._setup.compute, heard)
-        return AnswerBatch(placed["prompt"], placed["prompt_length"], rollout.tokens, rollout.lengths), rollout, judged
+        sampled, endpoint = Sampled(rollout, self._setup.tokenizer), self._judges.endpoint
+        heard = ask(endpoint, sampled, cases) if endpoint else None
+        called = call(self._judges.functions, sampled, cases) if self._judges.functions else None
+        judged = judge(self._reward_model, batch, cases, self._config, self._setup.compute, heard, called)
+        return AnswerBatch(placed["prompt"], placed["prompt_length"], rollout.tokens, rollout.lengths), sampled, judged
 
-    def record(self, host: dict[str, Any], number: int, rollout: Rollout, judged: Judged) -> dict[str, float]:
-        """Writes the rollout to the ledger; returns its metrics."""
-        metrics = self.ledger.record(number, self._cases(host), rollout, judged)
-        if self._endpoint and chief():
-            metrics |= {f"judge/{name}": float(count) for name, count in self._endpoint.counts.items()}
+    def record(self, host: dict[str, Any], number: int, sampled: Sampled, judged: Judged) -> dict[str, float]:
+        """Writes the rollout to the ledger; returns its metrics. Called when the update is under way, which need not wait for it."""
+        metrics, endpoint = self.ledger.record(number, self._cases(host), sampled, judged), self._judges.endpoint
+        if endpoint and chief():
+            metrics |= {f"judge/{name}": float(count) for name, count in endpoint.counts.items()}
         return metrics
 
     def _cases(self, host: dict[str, Any]) -> list[Case]:

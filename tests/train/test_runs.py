@@ -16,7 +16,7 @@ from folders import save_policy, save_reward_model
 from tiny import CONFIG, MESHES, close, policy, reward_params
 
 from promedical_jax.clinic import build_tokenizer, make_cases, truth
-from promedical_jax.config import Calibration, DpoConfig, Endpoint, GrpoConfig, Mesh, OnPolicy, Optimizer, PpoConfig, RmConfig, SftConfig, Stage
+from promedical_jax.config import Calibration, DpoConfig, Endpoint, GrpoConfig, Mesh, OnPolicy, Optimizer, PpoConfig, RewardFunction, RmConfig, SftConfig, Stage
 from promedical_jax.errors import InputError
 from promedical_jax.model import hf, transformer
 from promedical_jax.model.sharding import make_mesh, shardings, spec
@@ -123,6 +123,27 @@ def test_ppo_moves_policy_and_values_and_leaves_the_policy_alone(runs: Runs, tmp
     export_checkpoint(config.out, tmp_path / "out")
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == (config.out / "model" / "model.safetensors").read_bytes()
     assert "`promedical train ppo`" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_functions_alone_reward_a_run(runs: Runs, tmp_path: Path) -> None:
+    """Without any reward model: tiers of TRL-style functions make the order, and each function's figures are logged under TRL's names."""
+    (tmp_path / "mine.py").write_text(
+        "def short(completions, **_):\n    return [1 / (1 + len(turns[0]['content'])) for turns in completions]\n"
+        "def even(completion_ids, **_):\n    return [None if not ids else float(ids[0] % 2 == 0) for ids in completion_ids]\n"
+    )
+    mine = [RewardFunction(function=f"{tmp_path / 'mine.py'}:{name}", tier=tier) for name, tier in (("short", "proficiency"), ("even", "safety"))]
+    config = runs.config(GrpoConfig, ONE_DEVICE, "grpo-functions").model_copy(update={"reward_model": None, "functions": tuple(mine), "steps": 2})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage, "make_mesh", lambda *_: make_mesh(devices=jax.devices()[:1]))
+        RUN[GrpoConfig](config)
+    figures = metrics(config, steps=2)
+    assert (figures["rewards/short/mean"] > 0).all() and (figures["rewards/even/std"] > 0).all() and (figures["grad_norm"] > 1e-3).all()
+    assert (figures["s1"] > 0).all() and (figures["safe"] < 1).all() and "true/safe" in figures
+    rows = [json.loads(line) for line in (config.out / "rollouts.jsonl").open()]
+    for row in rows:
+        assert row["rewards/short"] == pytest.approx(row["s1"], abs=1e-5) and row["rewards/even"] == 1 - row["s3"]
+        assert row["s3"] == 0 or row["advantage"] < 0
+    assert not (config.out / "ledger.jsonl").read_text()  # nobody spoke of the rubric's criteria
 
 
 def test_a_sampler_with_stale_weights_raises_an_alarm_within_two_steps(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
