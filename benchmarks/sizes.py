@@ -15,10 +15,11 @@ SHAPES = {"cases": "B, instructions", "prompt": "P, tokens of an instruction", "
           "criteria": "K, criteria of an answer", "criterion": "C, tokens of a criterion"}  # fmt: skip
 
 
-def parse(description: str, arguments: Sequence[str] | None, paths: Mapping[str, str] | None = None, /, **defaults: int) -> argparse.Namespace:
+def parse(description: str, arguments: Sequence[str] | None, paths: Mapping[str, str] | None = None, switches: Mapping[str, str] | None = None, /,
+          **defaults: int) -> argparse.Namespace:
     """The shapes that `defaults` names, as flags, and those of every benchmark: --width --depth --vocab, or --model; --dtype, --times, --seed, --out.
 
-    `paths`: further flags that name a path, with their help.
+    `paths`: further flags that name a path, `switches`: ones that are there or not, with their help.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in defaults.items():
@@ -27,6 +28,8 @@ def parse(description: str, arguments: Sequence[str] | None, paths: Mapping[str,
         parser.add_argument("--" + words.replace(" ", "-"), type=_positive if value else int, default=value, help=help_)
     for name, help_ in (paths or {}).items():
         parser.add_argument(f"--{name}", type=Path, help=help_)
+    for name, help_ in (switches or {}).items():
+        parser.add_argument(f"--{name}", action="store_true", help=help_)
     parser.add_argument("--width", type=_positive, default=512, help="D, a multiple of 64: heads of 64, one KV head for two of them, feed-forward of 3 D")
     parser.add_argument("--depth", type=_positive, default=8, help="layers")
     parser.add_argument("--vocab", type=_positive, default=4096)
@@ -118,7 +121,7 @@ def publish(benchmark: str, figures: dict[str, Any], given: argparse.Namespace, 
 
     of_model = ("model",) if given.model else ("width", "depth", "vocab")
     named = [name for name in (*shapes, *of_model, "dtype") if getattr(given, name)]
-    flags = " ".join(f"--{name.replace('_', '-')} {getattr(given, name)}" for name in named)
+    flags = " ".join(f"--{name.replace('_', '-')}" + ("" if getattr(given, name) is True else f" {getattr(given, name)}") for name in named)
     result = {
         "benchmark": benchmark,
         "command": f"python -m benchmarks.{benchmark} {flags} --times {given.times}",

@@ -30,8 +30,8 @@ def test_update_compares_the_same_log_probs_and_gradients(capsys) -> None:
 
 
 def test_a_step_says_what_its_phases_take(capsys) -> None:
-    said = run(grpo_step.main, capsys, "--cases 2 --prompt 8 --answers 2 --answer 6")
-    assert set(said["phases"]) == {"rollout", "reference", "update"}
+    said = run(grpo_step.main, capsys, "--cases 2 --prompt 8 --answers 2 --answer 6 --reward-model --criteria 3 --criterion 4")
+    assert set(said["phases"]) == {"rollout", "reward", "reference", "update"}
     assert 0 < sum(said["phases"].values()) <= said["seconds_per_step"] + 0.01
     assert said["sampling_logp_difference_max"] < 1e-4
 
