@@ -180,6 +180,17 @@ class Endpoint(Settings):
         return self
 
 
+class Watch(Settings):
+    """Held-out cases that the policy answers before each checkpoint, for a judge whom the training reward does not know: who outwits the one is found out."""
+
+    cases: Path | None = Field(None, description="held-out cases, .jsonl or .parquet; null: nothing is watched")
+    judge: Path | None = Field(None, description="folder of another reward model that judges them; null: the truth, where it is known")
+    answers: Positive = Field(4, description="answers sampled for each of the cases")
+    patience: Positive | None = Field(
+        3, description="looks without a new best, while the training reward is higher, after which the run ends with the best look's weights; null: never"
+    )
+
+
 class VerdictUse(Settings):
     """How the reward model's word enters the scores: hard, as verdicts (0, 1 or abstained), or soft, as probabilities."""
 
@@ -230,6 +241,7 @@ class OnPolicy(Stage):
     verdicts: VerdictUse = VerdictUse()
     judge: Endpoint = Endpoint()
     alarms: Alarms = Alarms()
+    watch: Watch = Watch()
     reward: ScalarReward = ScalarReward()
 
     @model_validator(mode="after")

@@ -8,8 +8,9 @@ from pathlib import Path
 import jax
 from rich.console import Console
 
+from promedical_jax.answering import Answered, answer_cases
 from promedical_jax.bench.html import write_report
-from promedical_jax.bench.policy import Answered, answer_cases, examples, figures, win_rate
+from promedical_jax.bench.policy import examples, figures, win_rate
 from promedical_jax.bench.report import Report, read_report
 from promedical_jax.bench.reward_model import evaluate
 from promedical_jax.bench.tables import print_accuracy, print_report

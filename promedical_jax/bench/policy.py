@@ -1,51 +1,14 @@
-"""A policy on cases: its sampled answers, judged, and the figures made of them."""
+"""The figures of a policy's judged answers."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
-import jax
 import numpy as np
 
+from promedical_jax.answering import Answered
 from promedical_jax.bench.intervals import Interval, bootstrap
 from promedical_jax.bench.report import Example, ExampleAnswer, PolicyFigures
-from promedical_jax.data.batches import evaluation_batches, to_devices, to_host
-from promedical_jax.data.encode import Encoded, Sizes, stop_token
-from promedical_jax.model.transformer import FLOAT32, Compute, ModelConfig, Params
-from promedical_jax.rollout import sample
-from promedical_jax.rubric import Case, Judge, Scores, Tier, Verdict, score_verdicts
+from promedical_jax.rubric import Case, Tier
 from promedical_jax.rubric.scores import win_points
-
-
-@dataclass(frozen=True)
-class Answered:
-    """One case with G sampled answers: their texts, lengths in tokens, verdicts in the rubric's order, and scores [G]."""
-
-    case: Case
-    texts: tuple[str, ...]
-    lengths: tuple[int, ...]
-    verdicts: tuple[tuple[Verdict, ...], ...]
-    scores: Scores
-
-
-def answer_cases(params: Params, config: ModelConfig, tokenizer: Any, cases: Sequence[Encoded], sizes: Sizes, judge: Judge, *, answers: int, answer_tokens: int,
-                 batch: int, seed: int = 0, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, compute: Compute = FLOAT32) -> list[Answered]:
-    """Samples `answers` of each case and judges them. The draws depend on (seed, case, sample), so two policies are compared on the same luck."""
-    answered: list[tuple[Case, tuple[str, ...]]] = []
-    token_counts: list[tuple[int, ...]] = []
-    for indices, arrays in evaluation_batches(cases, sizes, batch):
-        placed = to_devices({name: arrays[name] for name in ("prompt", "prompt_length", "case")})
-        rollout = sample(params, config, placed["prompt"], placed["prompt_length"], jax.random.key(seed), placed["case"], answers=answers,
-                         answer_tokens=answer_tokens, stop=stop_token(tokenizer), temperature=temperature, top_k=top_k, top_p=top_p, compute=compute)
-        tokens, lengths, finished = (to_host(x) for x in (rollout.tokens, rollout.lengths, rollout.finished))
-        for row, i in enumerate(indices):
-            texts = tuple(tokenizer.decode(tokens[row, g, : lengths[row, g] - int(finished[row, g])]) for g in range(answers))
-            answered.append((cases[i].case, texts))
-            token_counts.append(tuple(map(int, lengths[row])))
-    done = []
-    for (case, texts), counts, said in zip(answered, token_counts, judge(answered), strict=True):
-        done.append(Answered(case, texts, counts, tuple(said), score_verdicts(case.rubric.criteria, said)))
-    return done
 
 
 def chosen(answered: Sequence[Answered], choose: Callable[[Sequence[tuple[Case, Sequence[str]]]], list[int]]) -> list[Answered]:

@@ -6,8 +6,9 @@ from pathlib import Path
 import jax
 from rich.console import Console
 
+from promedical_jax.answering import answer_cases
 from promedical_jax.atomic import replacing
-from promedical_jax.bench.policy import answer_cases, chosen, figures
+from promedical_jax.bench.policy import chosen, figures
 from promedical_jax.bench.report import PolicyFigures
 from promedical_jax.bench.reward_figures import RewardModelFigures
 from promedical_jax.bench.reward_model import evaluate

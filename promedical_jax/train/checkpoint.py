@@ -15,12 +15,15 @@ ATTEMPTS = 5  # at reading a checkpoint that may be removed meanwhile
 
 
 class Checkpoints:
-    """The checkpoints in one folder, the newest two kept. Use as a context manager: leaving waits for a save under way."""
+    """The checkpoints in one folder: the newest two are kept, and the best of those that have a value. Use as a context manager: leaving waits for a save
+    under way."""
 
     def __init__(self, folder: Path):
         self.folder = folder
-        newest = ocp.training.preservation_policies.LatestN(2)
-        self._orbax = ocp.training.Checkpointer(folder.absolute(), preservation_policy=newest, cleanup_tmp_directories=True)
+        policies = ocp.training.preservation_policies
+        best = policies.BestN(get_metric_fn=lambda metrics: metrics["value"], n=1, keep_checkpoints_without_metrics=False)
+        kept = policies.AnyPreservationPolicy([policies.LatestN(2), best])
+        self._orbax = ocp.training.Checkpointer(folder.absolute(), preservation_policy=kept, cleanup_tmp_directories=True)
 
     def __enter__(self) -> Self:
         return self
@@ -28,16 +31,18 @@ class Checkpoints:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._orbax.close()
 
-    def save(self, step: int, state: Any, data: Any) -> None:
-        """Saves in the background, once the save before is done; a checkpoint is seen by `restore` only when it is complete."""
-        self._orbax.save_checkpointables_async(step, {"state": state, "data": data}, force=True)  # else Orbax skips it where a save is under way
+    def save(self, step: int, state: Any, data: Any, value: float | None = None) -> None:
+        """Saves in the background, once the save before is done; a checkpoint is seen by `restore` only when it is complete. `value`: how good it is."""
+        metrics = None if value is None else {"value": value}
+        self._orbax.save_checkpointables_async(step, {"state": state, "data": data}, force=True, metrics=metrics)  # else skipped while a save is under way
 
-    def restore(self, state: Any, shardings: Any, data: Any) -> tuple[Any, int]:
-        """The newest complete state on `shardings` (any mesh), with `data` moved to its position; (state, 0) where nothing was saved."""
+    def restore(self, state: Any, shardings: Any, data: Any, step: int | None = None) -> tuple[Any, int]:
+        """The newest complete state on `shardings` (any mesh), or that of `step`, with `data` moved to its position; (state, 0) where nothing was saved."""
+        self._orbax.wait()
         if self._orbax.latest is None:
             return state, 0
         abstract = jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), state, shardings)
-        step = self._orbax.latest.step
+        step = self._orbax.latest.step if step is None else step
         try:
             restored = self._orbax.load_checkpointables(step, {"state": abstract, "data": data})
         except (ValueError, KeyError) as error:

@@ -60,11 +60,18 @@ def _wait_for(marker: Path, seconds: int = 30) -> None:
     raise InputError(f"{marker}: process {jax.process_index()} does not see the file that process 0 wrote; give --out on a file system that all hosts share")
 
 
+def nothing(state: TrainState, done: int) -> float | None:
+    """What a stage does before a checkpoint that has nothing to do."""
+    return None
+
+
 def run_steps(config: Stage, title: str, state: TrainState, where: TrainState, batches: Iterator, advance: Advance, tokens: Callable[[dict[str, Any]], float],
-              shown: tuple[str, ...], begin: Callable[[int], None] = lambda step: None, before_save: Callable[[], None] = lambda: None) -> TrainState:
+              shown: tuple[str, ...], begin: Callable[[int], None] = lambda step: None, before_save: Callable[[TrainState, int], float | None] = nothing,
+              go_back: Callable[[], int | None] = lambda: None) -> TrainState:
     """Runs the stage's steps from its last checkpoint on. `tokens` counts a host batch's real tokens for the speed, `shown` names the figures on the bar.
 
-    `begin` hears the step that the run starts or goes on from, `before_save` runs before each checkpoint: files written along the way are flushed there.
+    `begin` hears the step that the run starts or goes on from. `before_save` hears the state and how many steps are done before each checkpoint: files
+    written along the way are flushed there, and it may say how good the state is. `go_back` may name a checkpoint's step, to end there and then with its state.
     """
     with Checkpoints(config.out / "checkpoints") as checkpoints:
         state, first = checkpoints.restore(state, where, batches)
@@ -72,6 +79,8 @@ def run_steps(config: Stage, title: str, state: TrainState, where: TrainState, b
         metrics, guard = Metrics(config.out, first), Guard(config, state.params)
         with Meter(title, config.steps, first) as meter:
             for step in range(first, config.steps):
+                if go_back():
+                    break
                 batch = next(batches)
                 done = step + 1
                 try:
@@ -86,7 +95,9 @@ def run_steps(config: Stage, title: str, state: TrainState, where: TrainState, b
                     metrics.write(step, figures)
                 meter.advance(done, tokens(batch), {name: figures[name] for name in shown if name in figures} if figures else None)
                 if done % config.save_every == 0 or done == config.steps:
-                    before_save()
-                    checkpoints.save(done, state, batches)
+                    checkpoints.save(done, state, batches, before_save(state, done))
+        best = go_back()
+        if best:
+            state = checkpoints.restore(state, where, batches, best)[0]
         metrics.close()
     return state

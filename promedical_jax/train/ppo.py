@@ -125,7 +125,7 @@ def make_steps(config: PpoConfig, model: ModelConfig, compute: Compute, optimize
 def run(config: PpoConfig, truth: Judge | None = None) -> None:
     """As grpo.run. The value head lives in the checkpoints; the model folder has the policy alone."""
     setup = prepare(config)
-    judges = find_judges(config, setup)
+    judges = find_judges(config, setup, truth)
     sizes = measure(setup.cases, config.shapes, str(config.cases))
     batches = training_batches(setup.cases, sizes, config.batch, config.seed, str(config.cases))
     if finished(config, "ppo"):
@@ -157,8 +157,8 @@ def run(config: PpoConfig, truth: Judge | None = None) -> None:
             metrics |= first | rollouts.record(host, number, sampled, judged)
             return state, metrics | alarms.hear(number + 1, metrics)
 
-        ledger = rollouts.ledger
-        state = run_steps(config, "PPO", state, where, batches, advance, shown=("reward", "s1", "safe", "kl"), begin=ledger.begin, before_save=ledger.flush,
-                          tokens=rollouts.tokens)  # fmt: skip
-        ledger.close()
+        before_save = lambda state, done: rollouts.before_save(join(parts.frozen, state.params["policy"]), done)  # noqa: E731
+        state = run_steps(config, "PPO", state, where, batches, advance, shown=("reward", "s1", "safe", "kl"), begin=rollouts.begin,
+                          before_save=before_save, go_back=rollouts.go_back, tokens=rollouts.tokens)  # fmt: skip
+        rollouts.close()
         save_model(config, model, join(parts.frozen, state.params["policy"]))

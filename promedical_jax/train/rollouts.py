@@ -9,7 +9,7 @@ from rich.console import Console
 from promedical_jax.cluster import agree, chief, together
 from promedical_jax.config import OnPolicy
 from promedical_jax.data.batches import to_devices
-from promedical_jax.data.encode import stop_token
+from promedical_jax.data.encode import Encoded, stop_token
 from promedical_jax.data.load import load_tokenizer
 from promedical_jax.errors import InputError
 from promedical_jax.model import hf
@@ -28,6 +28,7 @@ from promedical_jax.train.ledger import Ledger
 from promedical_jax.train.policy import AnswerBatch
 from promedical_jax.train.rewards import Judged, Sampled, ask, call, check_kind, judge
 from promedical_jax.train.stage import Setup, check_fits
+from promedical_jax.train.watch import Watch, watched_cases
 
 
 class Judges(NamedTuple):
@@ -36,9 +37,10 @@ class Judges(NamedTuple):
     folder: Path | None
     endpoint: EndpointJudge | None
     functions: Functions
+    watched: list[Encoded] | None  # held-out cases to look at
 
 
-def find_judges(config: OnPolicy, setup: Setup) -> Judges:
+def find_judges(config: OnPolicy, setup: Setup, truth: Judge | None = None) -> Judges:
     """Raises InputError where the reward model, the policy and the recipe do not go together."""
     folder = config.reward_model
     if folder is None:
@@ -57,7 +59,8 @@ def find_judges(config: OnPolicy, setup: Setup) -> Judges:
     if not setup.source.has_weights():
         raise InputError(f"{config.model}: no weights; this stage starts from a trained policy (see `promedical train sft`)")
     with together():
-        return Judges(folder, EndpointJudge(config.judge) if config.judge.url else None, find_functions(config.functions))
+        watched = watched_cases(config, setup.tokenizer, {case.case.id for case in setup.cases}, truth) if config.watch.cases else None
+        return Judges(folder, EndpointJudge(config.judge) if config.judge.url else None, find_functions(config.functions), watched)
 
 
 def check_shares(config: OnPolicy, folder: Path, model: ModelConfig) -> None:
@@ -76,7 +79,7 @@ def _load(folder: Path, config: OnPolicy, setup: Setup, frozen: Params) -> Rewar
 
 
 class Rollouts:
-    """Batch after batch of sampled and judged answers, with their ledger."""
+    """Batch after batch of sampled and judged answers, with their ledger, and the watch over where they lead."""
 
     def __init__(self, config: OnPolicy, setup: Setup, model: ModelConfig, judges: Judges, prompt: int, frozen: Params, held: Any, truth: Judge | None):
         """`prompt`: the longest instruction; `frozen`: the weights that policies of LoRA adapt, where the reward model may be another adapter's; `held`:
@@ -84,7 +87,8 @@ class Rollouts:
         self._config, self._setup, self._model, self._judges = config, setup, model, judges
         self._reward_model = _load(judges.folder, config, setup, frozen) if judges.folder else None
         self._waves = rollout_waves(config, model, setup.mesh, prompt, (held, self._reward_model.params if self._reward_model else ()))
-        self.ledger = Ledger(config, self._reward_model, truth)
+        self._ledger = Ledger(config, self._reward_model, truth)
+        self._watch = Watch(config, setup, model, judges.watched, truth) if judges.watched else None
 
     def __call__(self, policy: Params, host: dict[str, Any], number: int) -> tuple[AnswerBatch, Sampled, Judged]:
         """The answers of the batch `host` of step `number`, from 0: on the devices, as they were sampled, and judged. A function of (seed, step, case)."""
@@ -100,7 +104,9 @@ class Rollouts:
 
     def record(self, host: dict[str, Any], number: int, sampled: Sampled, judged: Judged) -> dict[str, float]:
         """Writes the rollout to the ledger; returns its metrics. Called when the update is under way, which need not wait for it."""
-        metrics, endpoint = self.ledger.record(number, self._cases(host), sampled, judged), self._judges.endpoint
+        metrics, endpoint = self._ledger.record(number, self._cases(host), sampled, judged), self._judges.endpoint
+        if self._watch:
+            self._watch.hear(metrics)
         if endpoint and chief():
             metrics |= {f"judge/{name}": float(count) for name, count in endpoint.counts.items()}
         return metrics
@@ -110,7 +116,28 @@ class Rollouts:
 
     def tokens(self, host: dict[str, Any]) -> float:
         """Of the last step, for its speed: the instructions', once for sampling and once for the update, and the answers'."""
-        return float(host["prompt_length"].sum() * 2) + self.ledger.tokens
+        return float(host["prompt_length"].sum() * 2) + self._ledger.tokens
+
+    def begin(self, step: int) -> None:
+        """Opens what is written along the way, to go on from `step`."""
+        for one in self._books():
+            one.begin(step)
+
+    def before_save(self, policy: Params, done: int) -> float | None:
+        """Flushes what is written along the way before the checkpoint of step `done`, and looks at the held-out cases where there are some."""
+        self._ledger.flush()
+        return self._watch.look(policy, done) if self._watch else None
+
+    def go_back(self) -> int | None:
+        """The step to end with, where the policy outwits its reward model."""
+        return self._watch.outwitted() if self._watch else None
+
+    def close(self) -> None:
+        for one in self._books():
+            one.close()
+
+    def _books(self) -> list[Ledger | Watch]:
+        return [self._ledger, *([self._watch] if self._watch else [])]
 
 
 def rollout_waves(config: OnPolicy, model: ModelConfig, mesh: jax.sharding.Mesh, prompt: int, held: Any) -> int:
