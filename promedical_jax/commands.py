@@ -231,6 +231,23 @@ def ledger(
     print(f"wrote {out}: {write_ledger(out, read_ledger(path, where or ())):,} rows")
 
 
+def follow(
+    run: Annotated[Path, Parameter(help="folder of a run of `promedical train grpo` or `ppo`, finished or not")],
+    /,
+    *,
+    case: Annotated[str | None, Parameter(help="id of a case that it answered; left out: one that it answered most often")] = None,
+    out: Annotated[Path | None, Parameter(help="page to write; left out: case.html in the run's folder")] = None,
+    force: Force = False,
+) -> None:
+    """Write a page that follows one case through a run: what was answered from time to time, and which criteria these answers met."""
+    from promedical_jax.bench.follow import write_case_page
+
+    page = out or run / "case.html"
+    if page.exists() and not force:
+        raise InputError(f"{page} exists; give --force to replace it, or another --out")
+    print(f"wrote {page}: answers of {write_case_page(run, case, page)} steps")
+
+
 # What it will cost
 
 

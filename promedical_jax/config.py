@@ -242,6 +242,7 @@ class OnPolicy(Stage):
     judge: Endpoint = Endpoint()
     alarms: Alarms = Alarms()
     watch: Watch = Watch()
+    show: Annotated[int, Field(ge=0)] = Field(0, description="sampled answers to print, with their criteria, whenever figures are logged")
     reward: ScalarReward = ScalarReward()
 
     @model_validator(mode="after")

@@ -12,7 +12,7 @@ from typing import Literal
 
 from promedical_jax.atomic import replacing
 from promedical_jax.bench.intervals import Interval
-from promedical_jax.bench.parts import SCALE, between, cell, change, clear, document
+from promedical_jax.bench.parts import SCALE, between, cell, change, clear, document, said
 from promedical_jax.bench.report import Example, ExampleAnswer, ExampleRow, Metrics, Report, read_metrics
 from promedical_jax.bench.reward_page import reward_section
 from promedical_jax.bench.svg import THIN_SPACE, Series, interval_track, line_chart, mark, percent, short
@@ -189,7 +189,7 @@ def _examples(report: Report) -> str:
 
 
 def _example(example: Example, opened: bool) -> str:
-    turns = "".join(f'<div class="turn"><h4>{message.role.capitalize()}</h4>{_said(message.content)}</div>' for message in example.instruction)
+    turns = "".join(f'<div class="turn"><h4>{message.role.capitalize()}</h4>{said(message.content)}</div>' for message in example.instruction)
     rows = ""
     for tier, members in groupby(sorted(example.rows, key=lambda row: list(Tier).index(row.tier)), key=lambda row: row.tier):
         rows += f'<tr class="tier"><th colspan="4" scope="colgroup">{tier.value.capitalize()} <span>({TIERS[tier]})</span></th></tr>'
@@ -210,10 +210,6 @@ def _example(example: Example, opened: bool) -> str:
     )
 
 
-def _said(text: str) -> str:
-    return f'<p class="said">{escape(text)}</p>' if text.strip() else '<p class="said empty">nothing was said</p>'
-
-
 def _answer(name: str, answer: "ExampleAnswer", example: Example, css: str = "") -> str:
     bonus = sum(row.tier is Tier.EXCELLENCE for row in example.rows)
     if not isfinite(answer.s3):
@@ -223,7 +219,7 @@ def _answer(name: str, answer: "ExampleAnswer", example: Example, css: str = "")
     else:
         veto = '<li class="ok">no violation</li>'
     chips = f"{veto}<li>S1 <b>{percent(answer.s1)}</b></li>" + (f"<li>S2 <b>{short(answer.s2)} of {bonus}</b></li>" if bonus else "")
-    return f'<div class="answer {css}"><h4>{name}</h4>{_said(answer.text)}<ul class="chips">{chips}</ul></div>'
+    return f'<div class="answer {css}"><h4>{name}</h4>{said(answer.text)}<ul class="chips">{chips}</ul></div>'
 
 
 def _verdict(row: ExampleRow, verdict: Verdict) -> str:

@@ -50,3 +50,8 @@ def change(base: Interval, aligned: Interval, unit: float = 100.0, digits: int =
 
 def clear(base: Interval, aligned: Interval) -> bool:
     return aligned.low > base.high or aligned.high < base.low
+
+
+def said(text: str) -> str:
+    """What somebody said, as a paragraph."""
+    return f'<p class="said">{escape(text)}</p>' if text.strip() else '<p class="said empty">nothing was said</p>'

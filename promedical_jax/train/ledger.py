@@ -4,12 +4,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from promedical_jax.cluster import chief
 from promedical_jax.config import OnPolicy
 from promedical_jax.reward import RewardModel
 from promedical_jax.reward.ledger import criterion_rows
-from promedical_jax.rubric import Case, Judge, Verdict, score_verdicts
+from promedical_jax.rubric import Case, Judge, Polarity, Verdict, score_verdicts
 from promedical_jax.train.metrics import Lines
 from promedical_jax.train.rewards import Judged, Sampled
 
@@ -20,6 +24,7 @@ class Ledger:
     def __init__(self, config: OnPolicy, reward_model: RewardModel | None, truth: Judge | None):
         self._config, self._model, self._truth = config, reward_model, truth
         self._files: tuple[Lines, Lines] | None = None
+        self._console = Console(stderr=True)
         self.tokens = 0.0  # sampled in the last step
 
     def begin(self, step: int) -> None:
@@ -35,13 +40,23 @@ class Ledger:
             return {}
         texts, (rollouts, ledger) = sampled.texts, self._files
         names = [one.name for one in self._config.functions]
+        done, left = step + 1, self._config.show
+        shown = Table(title=f"answers sampled at step {done}", box=box.SIMPLE, title_justify="left")
+        for name in ("case", "answer", "criteria", "S1", "S2", "S3", "reward", "advantage"):
+            shown.add_column(name, justify="left" if name in ("case", "answer", "criteria") else "right")
         for b, case in enumerate(cases):
             for g, text in enumerate(texts[b]):
                 about = {"step": step, "case": case.id, "sample": g}
                 result = _result(judged, b, g)
                 given = {f"rewards/{name}": _number(value) for name, value in zip(names, _of(judged.functions, b, g), strict=True)}
                 rollouts.write([about | {"text": text, "finished": bool(finished[b, g])} | given | result])
-                ledger.write(about | row | result for row in self._rows(case, judged, b, g))
+                rows = self._rows(case, judged, b, g)
+                ledger.write(about | row | result for row in rows)
+                if shown.row_count < left:
+                    figures = ("–" if result.get(name) is None else f"{result[name]:.3g}" for name in ("s1", "s2", "s3", "reward", "advantage"))
+                    shown.add_row(escape(case.id), escape(text), "  ".join(map(_word, rows)), *figures)
+        if shown.row_count and (done % self._config.log_every == 0 or done == self._config.steps):
+            self._console.print(shown)
         return _metrics(judged, finished, names) | self._true_metrics(cases, texts)
 
     def _rows(self, case: Case, judged: Judged, b: int, g: int) -> list[dict[str, Any]]:
@@ -84,6 +99,13 @@ def _result(judged: Judged, b: int, g: int) -> dict[str, float | None]:
     if judged.scores is not None:
         values = {name: getattr(judged.scores, name)[b, g] for name in ("s1", "s2", "s3")} | values
     return {name: _number(value) for name, value in values.items()}
+
+
+def _word(row: dict[str, Any]) -> str:
+    """A criterion with a tick where the answer is good by it, a cross where it is bad, and a question mark where nobody can tell."""
+    verdict = row.get("verdict") or row["judge"]
+    good = verdict == (Verdict.MET if row["polarity"] == Polarity.REQUIRED else Verdict.UNMET)
+    return escape(f"{'?' if verdict == Verdict.ABSTAIN else '✓' if good else '✗'} {row['criterion']}")
 
 
 def _number(value: float) -> float | None:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from promedical_jax.answering import answer_cases
+from promedical_jax.answering import Answered, answer_cases
 from promedical_jax.cluster import agree, chief, together
 from promedical_jax.config import OnPolicy
 from promedical_jax.data.encode import Encoded, measure
@@ -43,7 +43,8 @@ def watched_cases(config: OnPolicy, tokenizer: Any, training: set[str], truth: J
 
 
 class Watch:
-    """The looks of a run, kept in `out`/watch.jsonl, from which it goes on. `value` of a look is the mean published reward by the judge."""
+    """The looks of a run, kept in `out`/watch.jsonl, from which it goes on, and the answers in `out`/watched.jsonl. `value` of a look is the mean published
+    reward by the judge."""
 
     def __init__(self, config: OnPolicy, setup: Setup, model: ModelConfig, cases: list[Encoded], truth: Judge | None):
         self._config, self._setup, self._model, self._cases = config, setup, model, cases
@@ -53,6 +54,7 @@ class Watch:
         self._rewards: list[float] = []  # of the training's steps since the last look
         self._rows: list[dict[str, float]] = []
         self._file: Lines | None = None
+        self._answers: Lines | None = None
         self._end: int | None = None
 
     def begin(self, step: int) -> None:
@@ -60,7 +62,7 @@ class Watch:
         path = self._config.out / "watch.jsonl"
         with together():
             self._rows = _rows_before(path, step) if path.is_file() else []
-        self._file = Lines(path, step)
+        self._file, self._answers = Lines(path, step), Lines(self._config.out / "watched.jsonl", step)
 
     def hear(self, values: dict[str, Any]) -> None:
         """The figures of a training step; process 0 alone knows the reward, and alone decides."""
@@ -69,7 +71,7 @@ class Watch:
 
     def look(self, policy: Params, done: int) -> float:
         """The policy after step `done`, counted from 1, on the held-out cases; returns the look's value."""
-        assert self._file and self._judge
+        assert self._file and self._answers and self._judge
         config, setup = self._config, self._setup
         answered = answer_cases(policy, self._model, setup.tokenizer, self._cases, self._sizes, self._judge, answers=config.watch.answers,
                                 answer_tokens=config.answer_tokens, batch=config.batch, seed=config.seed, temperature=config.temperature, compute=setup.compute)
@@ -86,7 +88,9 @@ class Watch:
         self._rewards = []
         self._rows.append(row)
         self._file.write([row])
-        self._file.flush()
+        self._answers.write(_shown(done - 1, one) for one in answered)
+        for file in (self._file, self._answers):
+            file.flush()
         said = f"watch at step {done}: reward {row['value']:.3g}, s1 {row['s1']:.3g}, safe {row['safe']:.3g} on {len(answered)} held-out cases"
         self._console.print(f"{said}; in training {row['reward']:.3g}", soft_wrap=True, highlight=False)
         return row["value"]
@@ -113,8 +117,16 @@ class Watch:
         return step
 
     def close(self) -> None:
-        if self._file:
-            self._file.close()
+        for file in (self._file, self._answers):
+            if file:
+                file.close()
+
+
+def _shown(step: int, one: Answered) -> dict[str, Any]:
+    """A case's answers and what was said of them, as a row of `out`/watched.jsonl; scores are null where an answer abstains."""
+    number = lambda value: None if np.isnan(value) else round(float(value), 6)  # noqa: E731
+    scores = {name: [number(value) for value in getattr(one.scores, name)] for name in ("s1", "s2", "s3")}
+    return {"step": step, "case": one.case.id, "texts": list(one.texts), "verdicts": [[verdict.value for verdict in row] for row in one.verdicts]} | scores
 
 
 def _open(config: OnPolicy, folder: Path, setup: Setup) -> Judge:

@@ -57,6 +57,7 @@ SMALL = {
     "promedical train rm --config configs/clinic_full": "--steps 2 --batch 4",
     "promedical score": "",
     "promedical ledger": "",
+    "promedical follow": "",
 }
 # What stands in the place of what a test does not have, wherever a command names it: the TPU's compiler takes minutes for a model of eight billion parameters.
 # Qwen/Qwen3-0.6B is in a cache of the hub's with the clinic's weights (see `hub`), but for its plan, which takes the sizes by that name from a table.
@@ -324,6 +325,17 @@ def test_adapters_are_trained_and_gone_on_with(hub: Shop) -> None:
         fields = json.loads((out / "adapter" / "adapter_config.json").read_text())
         assert (fields["peft_type"], fields["r"], fields["base_model_name_or_path"]) == ("LORA", 16, "Qwen/Qwen3-0.6B")
         assert (out / "adapter" / "adapter_model.safetensors").exists() and (out / "model" / "model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_rewards_of_ones_own_and_the_watch(clinic: Shop) -> None:
+    section = "Rewards of your own, and a watch over them"
+    [function] = [line for heading, line in COMMANDS if heading == section and line.startswith("echo")]
+    clinic.run(function)
+    *_, followed = clinic.read(section)
+    runs = clinic.folder / "runs" / "clinic"
+    assert "rewards/numbered/mean" in (runs / "grpo_mine" / "metrics.jsonl").read_text() and "answers of 1 steps" in followed.stdout
+    assert json.loads((runs / "grpo_watched" / "watch.jsonl").read_text())["step"] == 1 and (runs / "grpo_watched" / "case.html").exists()
 
 
 @pytest.mark.slow

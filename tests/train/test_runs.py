@@ -16,7 +16,21 @@ from folders import save_policy, save_reward_model
 from tiny import CONFIG, MESHES, close, policy, reward_params
 
 from promedical_jax.clinic import build_tokenizer, make_cases, truth
-from promedical_jax.config import Calibration, DpoConfig, Endpoint, GrpoConfig, Mesh, OnPolicy, Optimizer, PpoConfig, RewardFunction, RmConfig, SftConfig, Stage
+from promedical_jax.config import (
+    Calibration,
+    DpoConfig,
+    Endpoint,
+    GrpoConfig,
+    Mesh,
+    OnPolicy,
+    Optimizer,
+    PpoConfig,
+    RewardFunction,
+    RmConfig,
+    SftConfig,
+    Stage,
+    Watch,
+)
 from promedical_jax.errors import InputError
 from promedical_jax.model import hf, transformer
 from promedical_jax.model.sharding import make_mesh, shardings, spec
@@ -132,7 +146,7 @@ def test_functions_alone_reward_a_run(runs: Runs, tmp_path: Path) -> None:
         "def even(completion_ids, **_):\n    return [None if not ids else float(ids[0] % 2 == 0) for ids in completion_ids]\n"
     )
     mine = [RewardFunction(function=f"{tmp_path / 'mine.py'}:{name}", tier=tier) for name, tier in (("short", "proficiency"), ("even", "safety"))]
-    config = runs.config(GrpoConfig, ONE_DEVICE, "grpo-functions").model_copy(update={"reward_model": None, "functions": tuple(mine), "steps": 2})
+    config = runs.config(GrpoConfig, ONE_DEVICE, "grpo-functions").model_copy(update={"reward_model": None, "functions": tuple(mine), "steps": 2, "show": 3})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stage, "make_mesh", lambda *_: make_mesh(devices=jax.devices()[:1]))
         RUN[GrpoConfig](config)
@@ -150,10 +164,15 @@ def test_a_sampler_with_stale_weights_raises_an_alarm_within_two_steps(runs: Run
     """Two updates a rollout, and all that is not the default about the loss; then the same with the sampler's weights frozen at the start."""
     keys = {"updates": 2, "importance_cap": 2.0, "advantage": "tiered", "aggregate": "constant", "ratio": "sequence", "drop_dead": True, "entropy": 1e-3,
             "kl_unbiased": True, "steps": 3}  # fmt: skip
-    sound = runs.config(GrpoConfig, (4, 2), "sound").model_copy(update=keys)
+    write_cases(runs.root / "held_out.jsonl", make_cases(8, seed=0, held_out=True, answers=1))
+    sound = runs.config(GrpoConfig, (4, 2), "sound").model_copy(update=keys | {"show": 2, "watch": Watch(cases=runs.root / "held_out.jsonl")})
     grpo.run(sound, truth)
-    figures = metrics(sound, steps=3)
-    assert "alarm" not in capsys.readouterr().err and not figures["alarms"].any()
+    figures, said = metrics(sound, steps=3), capsys.readouterr().err
+    assert "alarm" not in said and not figures["alarms"].any()
+    assert said.count("answers sampled at step") == 3 and "✓" in said and "✗" in said
+    looks = [json.loads(line) for line in (sound.out / "watch.jsonl").open()]
+    assert [look["step"] for look in looks] == [1, 2] and all(0 <= look["safe"] <= 1 for look in looks)
+    assert len((sound.out / "watched.jsonl").read_text().splitlines()) == 2 * 8
     assert figures["sampling/sampling_logp_difference/mean"].max() < 1e-4 and (figures["grad_norm"] > 0).all()
     assert np.abs(figures["sampling/importance_sampling_ratio/mean"] - 1).max() < 1e-3
 

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from tiny import CONFIG
 
+from promedical_jax.answering import Answered
 from promedical_jax.clinic import build_tokenizer, make_cases
 from promedical_jax.config import GrpoConfig
 from promedical_jax.errors import InputError
 from promedical_jax.model.sharding import make_mesh
 from promedical_jax.model.transformer import FLOAT32
-from promedical_jax.rubric import Scores, write_cases
+from promedical_jax.rubric import Scores, Verdict, write_cases
 from promedical_jax.train import watch
 from promedical_jax.train.loop import run_steps
 from promedical_jax.train.optimizer import make_optimizer, start, update
@@ -40,7 +41,7 @@ def run(out: Path, held_out: list[float], training: list[float], stop_at: int | 
 
     def answered(policy, *_, **__):
         s1 = np.array([held_out[int(policy["w"]) // EVERY - 1]])
-        return [SimpleNamespace(scores=Scores(s1, 0 * s1, 0 * s1))]
+        return [Answered(CASES[0], ("Rest.",), (2,), ((Verdict.UNMET,) * len(CASES[0].rubric.criteria),), Scores(s1, 0 * s1, 0 * s1))]
 
     with jax.set_mesh(mesh), pytest.MonkeyPatch.context() as patch:
         patch.setattr(watch, "answer_cases", answered)
@@ -68,6 +69,7 @@ FALLING, RISING = [0.5, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3], [0.1, 0.2, 0.3, 0.4, 0.5,
 def test_a_policy_that_outwits_its_reward_model_ends_the_run_with_the_best_look_s_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weight, rows = run(tmp_path, FALLING, RISING)
     assert weight == 2 * EVERY and len(rows) == 5  # the second look was the best, and three followed
+    assert [json.loads(line)["texts"] for line in (tmp_path / "watched.jsonl").open()] == [["Rest."]] * 5
     assert [row["value"] for row in rows] == FALLING[:5] and [row["reward"] for row in rows] == RISING[:5]
     said = capsys.readouterr().err
     assert said.count("stopped early: since step 4 the training reward rose from 0.2 to 0.5, and the held-out cases' own fell from 0.8 to 0.5") == 1
