@@ -28,27 +28,48 @@ SIZES = {"train": 4000, "held_out": 300}
 def measure(seed: int, out: Path, sizes: dict[str, int], base_flags: dict[str, str], flags: dict[str, str]) -> dict:
     """Trains and measures all models of one seed. Flags are of the base's recipe and of the reward models'."""
     from promedical_jax.bench.run import run as bench
-    from promedical_jax.clinic.folder import HELD_OUT, MODEL, PARAPHRASED, TRAIN, write_clinic
-    from promedical_jax.config import BenchConfig, RmConfig, SftConfig
-    from promedical_jax.recipe import read_recipe
-    from promedical_jax.train import rm, sft
+    from promedical_jax.clinic.folder import HELD_OUT, PARAPHRASED
+    from promedical_jax.config import BenchConfig
 
-    began = time.monotonic()
-    folder, cases = out / f"seed{seed}", out / f"seed{seed}" / "cases"
-    if not (cases / HELD_OUT).exists():
-        write_clinic(cases, **sizes, seed=seed, replace=True)
-    data = {"cases": str(cases / TRAIN), "seed": str(seed)}
-    base = read_recipe(SftConfig, ROOT / "configs/clinic/sft.yaml", data | {"model": str(cases / MODEL), "out": str(folder / "base")} | base_flags)
-    sft.run(base)
+    began, cases = time.monotonic(), out / f"seed{seed}" / "cases"
+    base = make_base(seed, out, sizes, base_flags)
     figures = {}
     for kind in KINDS:
-        given = data | {"model": str(base.out / "model"), "out": str(folder / kind), "kind": kind, "held_out": str(cases / HELD_OUT)} | flags
-        given |= {} if kind == "explicit" else {"foreign": "0"}  # who is told no criterion cannot be lent one
-        recipe = read_recipe(RmConfig, ROOT / "configs/clinic_full/rm.yaml", given)
-        rm.run(recipe)
-        figures[kind] = bench(BenchConfig(model=recipe.out / "model", cases=cases / HELD_OUT, paraphrases=cases / PARAPHRASED, batch=16))
-    figures["zero_shot"] = bench(BenchConfig(model=base.out / "model", zero_shot=True, cases=cases / HELD_OUT, batch=16))
+        trained = train_reward_model(kind, seed, out, flags)
+        figures[kind] = bench(BenchConfig(model=trained / "model", cases=cases / HELD_OUT, paraphrases=cases / PARAPHRASED, batch=16))
+    figures["zero_shot"] = bench(BenchConfig(model=base / "model", zero_shot=True, cases=cases / HELD_OUT, batch=16))
     return {"seed": seed, "wall_seconds": round(time.monotonic() - began, 1)} | {kind: _figures(one) for kind, one in figures.items()}
+
+
+def make_base(seed: int, out: Path, sizes: dict[str, int], flags: dict[str, str]) -> Path:
+    """The cases of a seed and the run that trains its base policy, in `out`/seed<seed>; returns the run's folder."""
+    from promedical_jax.clinic.folder import HELD_OUT, MODEL, TRAIN, write_clinic
+    from promedical_jax.config import SftConfig
+    from promedical_jax.recipe import read_recipe
+    from promedical_jax.train import sft
+
+    folder = out / f"seed{seed}"
+    cases = folder / "cases"
+    if not (cases / HELD_OUT).exists():
+        write_clinic(cases, **sizes, seed=seed, replace=True)
+    given = {"cases": str(cases / TRAIN), "seed": str(seed), "model": str(cases / MODEL), "out": str(folder / "base")}
+    sft.run(read_recipe(SftConfig, ROOT / "configs/clinic/sft.yaml", given | flags))
+    return folder / "base"
+
+
+def train_reward_model(kind: str, seed: int, out: Path, flags: dict[str, str]) -> Path:
+    """The run that trains a seed's reward model of this kind, from its base; returns the run's folder."""
+    from promedical_jax.clinic.folder import HELD_OUT, TRAIN
+    from promedical_jax.config import RmConfig
+    from promedical_jax.recipe import read_recipe
+    from promedical_jax.train import rm
+
+    folder = out / f"seed{seed}"
+    given = {"cases": str(folder / "cases" / TRAIN), "held_out": str(folder / "cases" / HELD_OUT), "seed": str(seed), "model": str(folder / "base" / "model")}
+    given |= {"out": str(folder / kind), "kind": kind} | flags
+    given |= {} if kind == "explicit" else {"foreign": "0"}  # who is told no criterion cannot be lent one
+    rm.run(read_recipe(RmConfig, ROOT / "configs/clinic_full/rm.yaml", given))
+    return folder / kind
 
 
 def _figures(one) -> dict:
