@@ -11,17 +11,12 @@ Student's interval. `kl` is in nats a token, of the held-out answers, to the bas
 """
 
 import argparse
-import json
-import os
-import platform
-import sys
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.quickstart import over_seeds
 from benchmarks.reward_model import ROOT, SIZES, make_base, train_reward_model
+from benchmarks.seeds import over_seeds, publish
 
 EXPLICIT = ("scalar", "lexicographic", "tiered")
 POLICIES = ("base", "best_of_8", "dpo", "ppo", "implicit", *EXPLICIT)
@@ -146,15 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         flags.setdefault(recipe, {})[key] = value
     sizes = {name: getattr(given, name) for name in SIZES}
     rows = [measure(seed, given.out, sizes, flags) for seed in range(given.first, given.first + given.seeds)]
-    typed = sys.argv[1:] if arguments is None else list(arguments)
-    print(json.dumps({
-        "benchmark": "policies",
-        "command": " ".join(["python -m benchmarks.policies", *typed]),
-        "machine": {"cpus": len(os.sched_getaffinity(0)), "processor": platform.machine()},
-        "versions": {name: version(name) for name in ("promedical-jax", "jax", "flax")},
-        **summary(rows),
-        "seeds": rows,
-    }))  # fmt: skip
+    publish("policies", arguments, summary(rows), rows)
 
 
 if __name__ == "__main__":

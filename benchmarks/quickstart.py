@@ -6,27 +6,12 @@ Prints one JSON line. Runs that are finished already in the folder are read and 
 """
 
 import argparse
-import json
-import os
-import platform
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
-from scipy.stats import t as student
-
+from benchmarks.seeds import over_seeds, publish
 from promedical_jax.bench.report import Report, read_report
-
-
-def over_seeds(values: list[float]) -> dict[str, float | None]:
-    """Mean over seeds with Student's 95 % interval, null of one seed; seeds are few, and each is one draw of everything."""
-    mean, n = float(np.mean(values)), len(values)
-    if n < 2:
-        return {"mean": round(mean, 4), "low": None, "high": None}
-    half = float(student.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
-    return {"mean": round(mean, 4), "low": round(mean - half, 4), "high": round(mean + half, 4)}
 
 
 def row(report: Report) -> dict[str, float]:
@@ -55,20 +40,8 @@ def main() -> None:
         subprocess.run([sys.executable, "-m", "promedical_jax.cli", "quickstart", "--out", str(folder), "--seed", str(seed)], check=True, stdout=sys.stderr)
         rows.append(row(read_report(folder / "report.json")))
     gains = {name: over_seeds([r[f"{name}_aligned"] - r[f"{name}_base"] for r in rows]) for name in ("safe", "s1", "s2")}
-    print(
-        json.dumps(
-            {
-                "benchmark": "quickstart",
-                "command": " ".join(["python -m benchmarks.quickstart", *sys.argv[1:]]),
-                "machine": {"cpus": len(os.sched_getaffinity(0)), "processor": platform.machine()},
-                "versions": {name: version(name) for name in ("promedical-jax", "jax", "flax")},
-                "gain": gains,
-                "win_rate": over_seeds([r["win_rate"] for r in rows]),
-                "wall_seconds": over_seeds([r["wall_seconds"] for r in rows]),
-                "seeds": rows,
-            }
-        )
-    )
+    found = {"gain": gains, "win_rate": over_seeds([r["win_rate"] for r in rows]), "wall_seconds": over_seeds([r["wall_seconds"] for r in rows])}
+    publish("quickstart", None, found, rows)
 
 
 if __name__ == "__main__":

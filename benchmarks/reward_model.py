@@ -9,16 +9,11 @@ the folder are not made again.
 """
 
 import argparse
-import json
-import os
-import platform
-import sys
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.quickstart import over_seeds
+from benchmarks.seeds import over_seeds, publish
 
 ROOT = Path(__file__).parents[1]
 KINDS = ("explicit", "blind", "implicit")
@@ -114,15 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     base, flags = (dict(pair.split("=", 1) for pair in pairs) for pairs in (given.base, given.set))
     sizes = {name: getattr(given, name) for name in SIZES}
     rows = [measure(seed, given.out, sizes, base, flags) for seed in range(given.first, given.first + given.seeds)]
-    typed = sys.argv[1:] if arguments is None else list(arguments)
-    print(json.dumps({
-        "benchmark": "reward_model",
-        "command": " ".join(["python -m benchmarks.reward_model", *typed]),
-        "machine": {"cpus": len(os.sched_getaffinity(0)), "processor": platform.machine()},
-        "versions": {name: version(name) for name in ("promedical-jax", "jax", "flax")},
-        **summary(rows),
-        "seeds": rows,
-    }))  # fmt: skip
+    publish("reward_model", arguments, summary(rows), rows)
 
 
 if __name__ == "__main__":
