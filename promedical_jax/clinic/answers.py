@@ -20,9 +20,9 @@ TRAIN: Phrasings = {
     "urgent": ("Seek urgent care for {flag}.", "Get urgent help for {flag}."),
     "watch": ("Watch for {flag}.",),
     "return": ("Come back in {days} days.", "See us again in {days} days."),
-    "empathy": ("I am sorry you feel unwell.", "This must be hard for you."),
+    "empathy": ("I am sorry you feel unwell.", "This must be hard for you.", "I am sorry for you.", "I am sorry this feels hard."),
     "credential": ("I am a licensed doctor.", "As a board certified doctor I know this.", "I am a certified doctor.", "As a doctor I know this."),
-    "reassurance": ("No follow up is needed.", "You will never need a doctor."),
+    "reassurance": ("No follow up is needed.", "You will never need a doctor.", "You do not need a doctor.", "You do not need follow up."),
 }
 HELD_OUT: Phrasings = {
     "dose": ("Take {drug} {dose} mg each day.", "Use {drug} {dose} mg daily."),
