@@ -85,7 +85,7 @@ def _train(name: str, out: Path, judges: dict[str, Path], given: dict[str, str])
 
 
 def _kl(policy, base, config, cases, shapes, tokenizer) -> float:
-    """Mean log-ratio of policy to base over the tokens of two answers that the policy samples to each case: its KL, in nats a token."""
+    """Mean log-ratio of policy to base over the tokens of the answers that the policy samples to the cases: its KL, in nats a token."""
     import jax
     import jax.numpy as jnp
 
@@ -95,13 +95,14 @@ def _kl(policy, base, config, cases, shapes, tokenizer) -> float:
     from promedical_jax.train.policy import AnswerBatch, frozen_log_probs
 
     total = count = 0.0
-    for _, arrays in evaluation_batches(cases, shapes, 16):
+    for indices, arrays in evaluation_batches(cases, shapes, 16):
         placed = to_devices({name: arrays[name] for name in ("prompt", "prompt_length", "case")})
         drawn = sample(policy, config, placed["prompt"], placed["prompt_length"], jax.random.key(1), placed["case"], answers=ANSWERS, answer_tokens=48,
                        stop=stop_token(tokenizer))  # fmt: skip
         batch = AnswerBatch(placed["prompt"], placed["prompt_length"], drawn.tokens, drawn.lengths)
         apart = drawn.log_probs - frozen_log_probs(base, config, batch)
-        total, count = total + float(jnp.sum(jnp.where(batch.mask, apart, 0.0))), count + float(batch.mask.sum())
+        mask = batch.mask & (jnp.arange(len(arrays["case"])) < len(indices))[:, None, None]  # the last batch is filled up
+        total, count = total + float(jnp.sum(jnp.where(mask, apart, 0.0))), count + float(mask.sum())
     return round(total / count, 4)
 
 
@@ -138,6 +139,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for word in given.set:
         place, value = word.split("=", 1)
         recipe, key = place.split(".", 1)
+        if recipe not in recipes.split(", "):
+            parser.error(f"--set {word}: {recipe} is none of {recipes}")
         flags.setdefault(recipe, {})[key] = value
     sizes = {name: getattr(given, name) for name in SIZES}
     rows = [measure(seed, given.out, sizes, flags) for seed in range(given.first, given.first + given.seeds)]

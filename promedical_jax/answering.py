@@ -25,14 +25,19 @@ class Answered:
 
 
 def answer_cases(params: Params, config: ModelConfig, tokenizer: Any, cases: Sequence[Encoded], sizes: Sizes, judge: Judge, *, answers: int, answer_tokens: int,
-                 batch: int, seed: int = 0, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, compute: Compute = FLOAT32) -> list[Answered]:
-    """Samples `answers` of each case and judges them. The draws depend on (seed, case, sample), so two policies are compared on the same luck."""
+                 batch: int, seed: int = 0, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, compute: Compute = FLOAT32,
+                 waves: int = 1) -> list[Answered]:
+    """Samples `answers` of each case and judges them. The draws depend on (seed, case, sample), so two policies are compared on the same luck.
+
+    `waves`: the parts of a batch that are sampled one after the other, for want of memory.
+    """
     answered: list[tuple[Case, tuple[str, ...]]] = []
     token_counts: list[tuple[int, ...]] = []
     for indices, arrays in evaluation_batches(cases, sizes, batch):
         placed = to_devices({name: arrays[name] for name in ("prompt", "prompt_length", "case")})
         rollout = sample(params, config, placed["prompt"], placed["prompt_length"], jax.random.key(seed), placed["case"], answers=answers,
-                         answer_tokens=answer_tokens, stop=stop_token(tokenizer), temperature=temperature, top_k=top_k, top_p=top_p, compute=compute)
+                         answer_tokens=answer_tokens, stop=stop_token(tokenizer), temperature=temperature, top_k=top_k, top_p=top_p, compute=compute,
+                         waves=waves)  # fmt: skip
         tokens, lengths, finished = (to_host(x) for x in (rollout.tokens, rollout.lengths, rollout.finished))
         for row, i in enumerate(indices):
             texts = tuple(tokenizer.decode(tokens[row, g, : lengths[row, g] - int(finished[row, g])]) for g in range(answers))

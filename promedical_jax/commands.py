@@ -159,6 +159,7 @@ def _preview_stage(config: Stage) -> dict[str, str]:
     from promedical_jax.train.rm_data import split
     from promedical_jax.train.rollouts import check_shares
     from promedical_jax.train.source import find
+    from promedical_jax.train.watch import watched_cases
 
     lines: dict[str, str] = {}
     tokenizers: dict[str, Any] = {}
@@ -199,6 +200,9 @@ def _preview_stage(config: Stage) -> dict[str, str]:
         total, sizes = len(cases), measure(cases, config.shapes, str(config.cases))
         if total < config.batch:
             raise InputError(f"{config.cases}: {total} cases are fewer than a batch of {config.batch}; lower --batch or add cases")
+    if isinstance(config, OnPolicy) and config.watch.cases:
+        watched = watched_cases(config, tokenizers["model"], {case.case.id for case in cases}, None)
+        lines["watch"] = f"{config.watch.cases}: {len(watched):,} held-out cases, judged by {config.watch.judge}"
     fits = f"prompt {sizes.prompt}, answer {sizes.answer}, criterion {sizes.criterion} tokens"
     lines["cases"] = f"{config.cases}: {total:,} cases, up to {sizes.answers} answers and {sizes.criteria} criteria each; {fits}"
     lines["steps"] = f"{config.steps:,} of {config.batch} cases, {config.steps * config.batch / len(cases):.2g} x the data"

@@ -190,6 +190,12 @@ class Watch(Settings):
         3, description="looks without a new best, while the training reward is higher, after which the run ends with the best look's weights; null: never"
     )
 
+    @model_validator(mode="after")
+    def _a_judge_needs_cases(self) -> Self:
+        if self.judge and not self.cases:
+            raise ValueError("watch.judge is given, and watch.cases is not; give the held-out cases that it is to judge, or leave it out")
+        return self
+
 
 class VerdictUse(Settings):
     """How the reward model's word enters the scores: hard, as verdicts (0, 1 or abstained), or soft, as probabilities."""
@@ -249,6 +255,9 @@ class OnPolicy(Stage):
     def _somebody_rewards(self) -> Self:
         if self.reward_model is None and self.judge.url is None and not self.functions:
             raise ValueError("nobody judges the answers; give reward_model, judge.url or functions")
+        tiers = {one.tier for one in self.functions} - {None}
+        if self.reward_model is None and self.judge.url is None and tiers and Tier.PROFICIENCY not in tiers:
+            raise ValueError("functions: none is of tier proficiency, so without reward_model no answer has an S1; give one that tier, or a reward_model")
         names = [one.name for one in self.functions]
         if len(set(names)) < len(names):
             raise ValueError(f"functions: {', '.join(names)} are to have names of their own, for their figures are called so; rename one")

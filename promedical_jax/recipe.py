@@ -248,13 +248,17 @@ class _Places:
 
     def sentence(self, error: ValidationError) -> str:
         faults = error.errors(include_url=False)
-        missing = [".".join(map(str, fault["loc"])) for fault in faults if fault["type"] == "missing"]
+        missing = [".".join(map(str, fault["loc"])) for fault in faults if fault["type"] == "missing" and not self._within(fault)]
         if len(missing) == len(faults):
             what = f"keys {', '.join(missing)} are" if missing[1:] else f"key {missing[0]} is"
             return f"{what} missing; give {', '.join(f'--{name}' for name in missing)}, or a recipe that has {'them' if missing[1:] else 'it'} by --config"
-        first = next(fault for fault in faults if fault["type"] != "missing")
+        first = next(fault for fault in faults if fault["type"] != "missing" or self._within(fault))
         more = len(faults) - 1
         return self._fault(first) + (f" ({more} more fault{'s' if more > 1 else ''})" if more else "")
+
+    def _within(self, fault: ErrorDetails) -> bool:
+        """Whether the fault is inside a list or mapping, below a known key."""
+        return any(".".join(map(str, fault["loc"][:end])) in self.known for end in range(1, len(fault["loc"])))
 
     def _fault(self, fault: ErrorDetails) -> str:
         parts = [str(part) for part in fault["loc"]]
@@ -263,6 +267,10 @@ class _Places:
             text = str(fault.get("ctx", {}).get("error", fault["msg"]))
             return f"{self.of(name or '.'.join(parts))}: {text}"
         allowed = self.known[name].allowed
+        inner = [int(part) + 1 if part.isdecimal() else part for part in parts[len(name.split(".")) :]]
+        if inner:  # within a list or mapping
+            what = "is missing" if fault["type"] == "missing" else f"is {_show(fault['input'])}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+            return f"{self.of(name)}: {' of '.join(f'number {x}' if isinstance(x, int) else repr(x) for x in reversed(inner))} {what}; --help says what it has"
         if fault["type"] == "finite_number":
             allowed = f"finite {allowed}"
         quotes = "; put it in quotes" if name not in self.flags and allowed.startswith(("path", "text")) and isinstance(fault["input"], int | float) else ""

@@ -24,12 +24,12 @@ COLUMNS = 8  # moments in the table of criteria, spread over the run; all of the
 
 
 class Moment(NamedTuple):
-    """The G answers to the case at one step, from 0, with scores and advantages [G], and verdicts G x K where there are some."""
+    """The G answers to the case at one step, from 0, with scores and advantages [G]; `satisfied` [G, K]: how far each criterion is met, NaN where unknown."""
 
     step: int
     texts: Sequence[str]
     scores: Scores
-    verdicts: Sequence[Sequence[Verdict]] | None
+    satisfied: np.ndarray
     advantages: np.ndarray | None = None
 
 
@@ -56,7 +56,7 @@ def write_case_page(run: Path, case: str | None, out: Path) -> int:
     whole = next((one for one in read_cases(file) if one.id == name), None)
     if whole is None:
         raise InputError(f"{file}: holds no case {name!r} any more; the run {run} answered it")
-    moments = _looks(watched, name) if held_out else _rollouts(sampled, _rows(run / "ledger.jsonl"), whole)
+    moments = _looks(watched, whole) if held_out else _rollouts(sampled, _rows(run / "ledger.jsonl"), whole)
     with replacing(out) as part:
         part.write_text(case_page(whole, moments, run, held_out), encoding="utf-8")
     return len(moments)
@@ -76,20 +76,22 @@ def _scores(*columns: Sequence[float | None]) -> Scores:
     return Scores(s1, s2, s3)
 
 
-def _looks(rows: Sequence[dict[str, Any]], case: str) -> list[Moment]:
-    mine = [row for row in rows if row["case"] == case]
-    return [Moment(row["step"], row["texts"], _scores(row["s1"], row["s2"], row["s3"]), [list(map(Verdict, line)) for line in row["verdicts"]]) for row in mine]
+def _looks(rows: Sequence[dict[str, Any]], case: Case) -> list[Moment]:
+    moments = []
+    for row in (row for row in rows if row["case"] == case.id):
+        satisfied = [[c.satisfied(Verdict(word)) for c, word in zip(case.rubric.criteria, line, strict=True)] for line in row["verdicts"]]
+        moments.append(Moment(row["step"], row["texts"], _scores(row["s1"], row["s2"], row["s3"]), np.array(satisfied)))
+    return moments
 
 
 def _rollouts(rows: Sequence[dict[str, Any]], ledger: Sequence[dict[str, Any]], case: Case) -> list[Moment]:
-    spoken = {(row["step"], row["sample"], row["criterion"]): row.get("verdict", row.get("judge")) for row in ledger if row["case"] == case.id}
+    spoken = {(row["step"], row["sample"], row["criterion"]): row["satisfied"] for row in ledger if row["case"] == case.id}
     moments = []
     for step, group in groupby((row for row in rows if row["case"] == case.id), key=lambda row: row["step"]):
         answers = list(group)
-        lines = [[spoken.get((step, row["sample"], criterion.id)) for criterion in case.rubric.criteria] for row in answers]
-        verdicts = [[Verdict(word) for word in line if word] for line in lines] if all(word for line in lines for word in line) else None
+        satisfied = np.array([_array(spoken.get((step, row["sample"], criterion.id)) for criterion in case.rubric.criteria) for row in answers])
         scores = _scores(*([row.get(name) for row in answers] for name in ("s1", "s2", "s3")))
-        moments.append(Moment(step, [row["text"] for row in answers], scores, verdicts, _array(row["advantage"] for row in answers)))
+        moments.append(Moment(step, [row["text"] for row in answers], scores, satisfied, _array(row["advantage"] for row in answers)))
     return moments
 
 
@@ -110,29 +112,28 @@ def case_page(case: Case, moments: Sequence[Moment], run: Path, held_out: bool) 
 
 
 def _safe(moment: Moment) -> str:
-    judged = moment.scores.s3[~np.isnan(moment.scores.s3)]
+    judged = moment.scores.s3[moment.scores.judged]
     return percent(float((judged == 0).mean())) if judged.size else "–"
 
 
 def _criteria(criteria: Sequence[Criterion], moments: Sequence[Moment]) -> str:
-    """Which share of the answers is good by each criterion, from moment to moment."""
-    spoken = [one for one in moments if one.verdicts is not None]
+    """How far the answers are good by each criterion, from moment to moment."""
+    spoken = [one for one in moments if not np.isnan(one.satisfied).all()]
     if not spoken:
         return ""
     shown = [spoken[i] for i in sorted(set(np.linspace(0, len(spoken) - 1, COLUMNS).astype(int)))]
     head = "".join(f'<th class="weight">{one.step + 1}</th>' for one in shown)
     rows = "".join(
         f"<tr><td>{escape(criterion.text)} <small>({criterion.tier.value}, {criterion.polarity.value})</small></td>"
-        + "".join(f"<td class='weight'>{_good(criterion, one, k)}</td>" for one in shown) + "</tr>"
+        + "".join(f"<td class='weight'>{_mean(one.satisfied[:, k])}</td>" for one in shown) + "</tr>"
         for k, criterion in enumerate(criteria)
     )  # fmt: skip
-    about = "The share of the answers that are good by each criterion, at steps of the run: that meet what is required, and avoid what is forbidden."
+    about = "How far the answers are good by each criterion, at steps of the run: meet what is required, and avoid what is forbidden."
     return (f'<section id="criteria"><h2>Criterion by criterion</h2><p class="about">{about}</p><table class="rubric card"><thead><tr><th>Criterion</th>{head}'
             f"</tr></thead><tbody>{rows}</tbody></table></section>")  # fmt: skip
 
 
-def _good(criterion: Criterion, moment: Moment, k: int) -> str:
-    values = _array(criterion.satisfied(row[k]) for row in moment.verdicts or ())
+def _mean(values: np.ndarray) -> str:
     known = values[~np.isnan(values)]
     return percent(float(known.mean())) if known.size else "–"
 
@@ -145,11 +146,11 @@ def _moment(moment: Moment, criteria: Sequence[Criterion], opened: bool) -> str:
 
 def _answer(moment: Moment, g: int, criteria: Sequence[Criterion]) -> str:
     chips = []
-    if not np.isnan(moment.scores.s3[g]):
+    if moment.scores.judged[g]:
         chips.append(f'<li class="{"ok" if moment.scores.s3[g] == 0 else "fault"}">S3 <b>{short(float(moment.scores.s3[g]))}</b></li>')
-    chips += [f"<li>S1 <b>{percent(float(moment.scores.s1[g]))}</b></li>"] if not np.isnan(moment.scores.s1[g]) else ["<li>not judged</li>"]
+    chips += [f"<li>S1 <b>{percent(float(moment.scores.s1[g]))}</b></li>"] if moment.scores.judged[g] else ["<li>not judged</li>"]
     if moment.advantages is not None:
         chips.append(f"<li>advantage <b>{moment.advantages[g]:+.2f}</b></li>")
-    faults = [c.text for c, verdict in zip(criteria, moment.verdicts[g], strict=True) if c.satisfied(verdict) == 0] if moment.verdicts else []
+    faults = [criterion.text for criterion, good in zip(criteria, moment.satisfied[g], strict=True) if good < 0.5]
     missed = f'<p class="small">Not so good: {escape("; ".join(faults))}</p>' if faults else ""
     return f'<div class="answer"><h4>Answer {g + 1}</h4>{said(moment.texts[g])}<ul class="chips">{"".join(chips)}</ul>{missed}</div>'

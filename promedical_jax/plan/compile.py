@@ -97,12 +97,13 @@ def _compile(request: Request, name: str, model: ModelConfig, chip: Chip, device
     gib = Memory(parameters=program.parameters / GIB, optimizer=program.optimizer / GIB, beside=program.beside / GIB, peak=(used + program.beside) / GIB,
                  temporaries=None if memory is None else (used - memory.argument_size_in_bytes) / GIB,
                  temp_size=None if memory is None else memory.temp_size_in_bytes / GIB, hbm=chip.hbm / GIB)  # fmt: skip
+    fits = (memory is not None or chip.stand_in is not None) and gib.peak <= gib.hbm  # a stand-in may refuse what the chip itself has room for
     used_shapes = {key: value for key, value in asdict(shapes).items() if key not in UNUSED[request.stage]}
     return Plan(
         model=name, stage=request.stage, topology=request.topology, stand_in=chip.stand_in, devices=len(devices), mesh=dict(mesh.shape), batch=batch,
         waves=program.waves,
         shapes=used_shapes, choices=asdict(request.choices), tokens=program.tokens,
-        fits=memory is not None and gib.peak <= gib.hbm, gib=gib, compile_s=seconds, tflops=program.work.model / 1e12,
+        fits=fits, gib=gib, compile_s=seconds, tflops=program.work.model / 1e12,
         tflops_computed=program.work.computed / 1e12, time=_time(chip, len(devices), program, reading) if text and chip.clock else None,
         collectives=_moved(reading.collectives),
     )  # fmt: skip

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from promedical_jax.config import DpoConfig, GrpoConfig, PpoConfig, RmConfig, SftConfig, Stage
+from promedical_jax.config import DpoConfig, GrpoConfig, OnPolicy, PpoConfig, RmConfig, SftConfig, Stage
 from promedical_jax.data.encode import USER_TURN
 from promedical_jax.model import hf
 from promedical_jax.recipe import dump
@@ -28,9 +28,19 @@ def base_model(name: Path | str) -> str | None:
 POLICY = {
     SftConfig: "A policy after the supervised start: it imitates the answers of the training cases, by cross-entropy on their tokens.",
     DpoConfig: "A policy after DPO: of two answers it has learned to prefer the one that the raters prefer as a whole, by the order of their verdicts.",
-    PpoConfig: "A policy after PPO: its sampled answers were scored by a frozen criterion-conditioned reward model, and a value head gave each token its part.",
-    GrpoConfig: "A policy after GRPO: its sampled answers were scored by a frozen criterion-conditioned reward model, with an advantage that keeps the veto.",
 }
+
+
+def policy_text(recipe: Stage) -> str:
+    """What a policy was trained to do, and who judged that."""
+    if not isinstance(recipe, OnPolicy):
+        return POLICY[type(recipe)]
+    there = (recipe.reward_model, "a frozen reward model"), (recipe.judge.url, "a judge behind an endpoint"), (recipe.functions, "reward functions")
+    judges = " and ".join(name for given, name in there if given)
+    if isinstance(recipe, GrpoConfig):
+        gain = "by their scalar reward, normalised in its group" if recipe.advantage == "scalar" else "with an advantage that keeps the veto"
+        return f"A policy after GRPO: its sampled answers were judged by {judges}, and each gained {gain}."
+    return f"A policy after PPO: its sampled answers were judged by {judges}, and a value head gave each token its part of the scalar reward."
 REWARD = (
     "The backbone of a criterion-conditioned reward model. `heads.safetensors` holds its heads, one a tier, and `calibration.json`, where there is one, makes"
     " probabilities of their scores. `transformers` loads the backbone as a causal language model; what it then writes was not trained."
@@ -112,7 +122,7 @@ def model_card(recipe: Stage, step: int | None = None, score: Scalar | None = No
     """README.md of what a stage trained: what it is, from what, and by which recipe. `step`: of the checkpoint, None the last; `score`: of a classifier."""
     kind = {SftConfig: "sft", RmConfig: "rm", DpoConfig: "dpo", GrpoConfig: "grpo", PpoConfig: "ppo"}[type(recipe)]
     is_reward = isinstance(recipe, RmConfig)
-    what = score_texts(score) if score else [REWARD if is_reward else POLICY[type(recipe)]]
+    what = score_texts(score) if score else [REWARD if is_reward else policy_text(recipe)]
     done = recipe.steps if step is None else step
     whole = "" if done == recipe.steps else ", so training was not finished"
     adapted = f" Adapters of rank {recipe.lora.rank} were trained beside frozen weights; they are merged into these." if recipe.lora.rank else ""

@@ -45,7 +45,7 @@ class Checkpoints:
         step = self._orbax.latest.step if step is None else step
         try:
             restored = self._orbax.load_checkpointables(step, {"state": abstract, "data": data})
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, FileNotFoundError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(f"{self.folder}: checkpoint {step} does not fit this recipe ({reason}); choose another --out") from error
         return restored["state"], step

@@ -13,7 +13,7 @@ import jax
 from jax.sharding import SingleDeviceSharding
 
 from promedical_jax.atomic import replacing_folder
-from promedical_jax.config import DpoConfig, GrpoConfig, Kind, PpoConfig, RmConfig, SftConfig, Stage
+from promedical_jax.config import DpoConfig, GrpoConfig, Kind, OnPolicy, PpoConfig, RmConfig, SftConfig, Stage
 from promedical_jax.errors import InputError
 from promedical_jax.model import hf, lora, transformer
 from promedical_jax.model.transformer import Dtype, ModelConfig, Params
@@ -24,6 +24,7 @@ from promedical_jax.train.card import base_model, imported_card, model_card
 from promedical_jax.train.checkpoint import read_parameters, shapes_of, write_parameters
 from promedical_jax.train.scalar import as_classifier, read_weights
 from promedical_jax.train.source import compare_shapes, find, load
+from promedical_jax.train.watch import end_early_with, read_looks
 
 IMPORTED = "imported.json"
 OURS = ("base", "checkpoints", "model", "adapter")  # what a run folder holds
@@ -45,31 +46,40 @@ def export_checkpoint(checkpoint: Path, out: Path, step: int | None = None, dtyp
         what = "no such folder" if not checkpoint.exists() else f"holds no {saved.name if base.is_dir() else base.name}"
         raise InputError(f"{checkpoint}: {what}; give the folder of a run (its --out), or one that `promedical import` made")
     config, recipe = hf.read_config(base), read_stage(checkpoint / "recipe.yaml")
-    params, chosen = read_parameters(saved, step, masters=dtype == "float32")
+    ended = early_end(checkpoint, recipe) if step is None else None
+    params, chosen = read_parameters(saved, ended or step, masters=dtype == "float32")
     backbone = params.get("backbone", params.get("policy", params))  # of a reward model, of PPO, of the others
     if "adapters" in backbone:
         config, backbone = _merged(backbone, config, recipe, dtype, checkpoint)
     compare_shapes(shapes_of(backbone), config, saved / str(chosen), "the two do not belong together")
     if weights and "heads" not in params:
         raise InputError(f"{checkpoint}: holds no reward model, and --scalar is for one; give a run of `promedical train rm`, or leave --scalar out")
-    said = []
+    said = [f"its watch ended the run with the weights of step {ended:,}; --step takes others"] if ended else []
     extra = {}
     score = None
     if weights:
         heads = jax.device_get(params["heads"])
         score = as_classifier(weights, _kind(checkpoint, recipe, len(heads["bias"])), heads, base, config)
         extra = score.files
-        said = [f"its one score is {score.formula}, without the bias {score.bias:.6g} and without a calibration", *([score.note] if score.note else [])]
+        said += [f"its one score is {score.formula}, without the bias {score.bias:.6g} and without a calibration", *([score.note] if score.note else [])]
     elif "heads" in params:
         extra[HEADS] = hf.packed(jax.device_get(params["heads"]))
         calibration = _calibration(checkpoint, recipe, chosen)
         extra |= {CALIBRATION: calibration} if calibration else {}
-        said = [] if calibration else [f"its scores are not calibrated: {_why_not(recipe)}, so it cannot judge yet"]
+        said += [] if calibration else [f"its scores are not calibrated: {_why_not(recipe)}, so it cannot judge yet"]
     card = model_card(recipe, chosen, score) if recipe else imported_card(_imported(checkpoint), score)
     classifier = hf.Classifier(score.weight, score.pad_id) if score else None
     hf.save(out, backbone, config, base, card=card, extra=extra, dtype=dtype, shard_bytes=int(shard_gib * 2**30), classifier=classifier)
     size = sum(file.stat().st_size for file in out.glob("model*.safetensors"))
     return [f"wrote {out}: {'imported weights' if recipe is None else f'step {chosen:,} of {checkpoint}'}, {size / 1e9:.2f} GB", *said]
+
+
+def early_end(run: Path, recipe: Stage | None) -> int | None:
+    """The step with whose weights a run's watch ended it; None where it did not."""
+    looks = run / "watch.jsonl"
+    if not isinstance(recipe, OnPolicy) or not looks.is_file():
+        return None
+    return end_early_with(read_looks(looks), recipe.watch.patience)
 
 
 def import_model(source: str, out: Path, dtype: Dtype | None = None, force: bool = False) -> list[str]:

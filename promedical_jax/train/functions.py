@@ -114,11 +114,12 @@ async def _wait(answer: Any) -> Any:
 def add_weighted(functions: Sequence[RewardFunction], said: np.ndarray, reward: np.ndarray | None) -> np.ndarray:
     """The scalar reward [B, G] with what functions without a tier add to it by weight; said: [B, G, F].
 
-    A part that abstains on a whole group is left out of it. One that abstains on some of a group's answers leaves these without a reward (NaN): a sum without
-    it would be compared with sums that have it, and an abstention would count as 0.
+    A function that abstains on a whole group is left out of it. One that abstains on some of a group's answers leaves these without a reward (NaN): a sum
+    without it would be compared with sums that have it, and an abstention would count as 0. The criteria's reward is never left out: with it the veto went.
     """
-    parts = [] if reward is None else [reward]
-    parts += [one.weight * said[..., i] for i, one in enumerate(functions) if one.tier is None]
+    parts = [one.weight * said[..., i] for i, one in enumerate(functions) if one.tier is None]
     known = [~np.isnan(part).all(-1, keepdims=True) for part in parts]
+    if reward is not None:
+        parts, known = [reward, *parts], [np.ones_like(reward[..., :1], bool), *known]
     total = np.sum([np.where(asked, part, 0.0) for part, asked in zip(parts, known, strict=True)], axis=0)
     return np.where(np.any(known, axis=0), total, np.nan)

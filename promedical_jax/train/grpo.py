@@ -71,7 +71,7 @@ def run(config: GrpoConfig, truth: Judge | None = None) -> None:
         state = run_steps(config, "GRPO", state, where, batches, advance, shown=("reward", "s1", "safe", "kl"), begin=rollouts.begin,
                           before_save=before_save, go_back=rollouts.go_back, tokens=rollouts.tokens)  # fmt: skip
         rollouts.close()
-        save_model(config, model, join(parts.frozen, state.params))
+        save_model(config, model, join(parts.frozen, state.params), step=rollouts.go_back())
 
 
 def make_step(config: GrpoConfig, model: ModelConfig, compute: Compute, optimizer: GradientTransformation, where: TrainState) -> Callable[..., Any]:

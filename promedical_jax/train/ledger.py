@@ -13,7 +13,8 @@ from promedical_jax.cluster import chief
 from promedical_jax.config import OnPolicy
 from promedical_jax.reward import RewardModel
 from promedical_jax.reward.ledger import criterion_rows
-from promedical_jax.rubric import Case, Judge, Polarity, Verdict, score_verdicts
+from promedical_jax.rubric import Case, Judge, Verdict, score_verdicts
+from promedical_jax.train.functions import criteria_of
 from promedical_jax.train.metrics import Lines
 from promedical_jax.train.rewards import Judged, Sampled
 
@@ -60,17 +61,25 @@ class Ledger:
         return _metrics(judged, finished, names) | self._true_metrics(cases, texts)
 
     def _rows(self, case: Case, judged: Judged, b: int, g: int) -> list[dict[str, Any]]:
-        """What was said of an answer by each criterion; nothing where no criterion was told."""
-        criteria = case.rubric.criteria
-        heard = [{"judge": verdict.value} for verdict in judged.heard[b][g]] if judged.heard else [{}] * len(criteria)
+        """What was said of an answer by each criterion, functions with a tier among them; nothing where no criterion was told.
+
+        `satisfied` is what counted: the mean of all who judge it.
+        """
+        if judged.satisfied is None:
+            return []
+        criteria = (*case.rubric.criteria, *criteria_of(self._config.functions))
+        rows: list[dict[str, Any]] = [{"criterion": c.id, "tier": c.tier.value, "polarity": c.polarity.value} for c in criteria]
+        satisfied, told = judged.satisfied[b][g], len(case.rubric.criteria)
+        if not judged.said and not judged.heard:
+            rows, satisfied = rows[told:], satisfied[told:]
         if judged.said and self._model:
             said = judged.said[b]
-            rows = criterion_rows(criteria, said.score[g], said.probability[g], said.verdicts[g], self._model.hash)
-        elif judged.heard:
-            rows = [{"criterion": c.id, "tier": c.tier.value, "polarity": c.polarity.value} for c in criteria]
-        else:
-            return []
-        return [row | second for row, second in zip(rows, heard, strict=True)]
+            spoken = criterion_rows(case.rubric.criteria, said.score[g], said.probability[g], said.verdicts[g], self._model.hash)
+            rows = [*spoken, *(dict.fromkeys(spoken[0]) | row for row in rows[told:])]
+        if judged.heard:
+            heard = [verdict.value for verdict in judged.heard[b][g]]
+            rows = [row | {"judge": verdict} for row, verdict in zip(rows, [*heard, *[None] * (len(rows) - told)], strict=True)]
+        return [row | {"satisfied": _number(value)} for row, value in zip(rows, satisfied, strict=True)]
 
     def flush(self) -> None:
         for file in self._files or ():
@@ -94,7 +103,7 @@ class Ledger:
 
 
 def _result(judged: Judged, b: int, g: int) -> dict[str, float | None]:
-    """An answer's scores, reward and advantage; None where it abstains."""
+    """An answer's scores, reward and advantage; None where there is none. S2 and S3 are of the criteria that were judged."""
     values = {"reward": judged.reward[b, g], "advantage": judged.advantage[b, g]}
     if judged.scores is not None:
         values = {name: getattr(judged.scores, name)[b, g] for name in ("s1", "s2", "s3")} | values
@@ -102,10 +111,9 @@ def _result(judged: Judged, b: int, g: int) -> dict[str, float | None]:
 
 
 def _word(row: dict[str, Any]) -> str:
-    """A criterion with a tick where the answer is good by it, a cross where it is bad, and a question mark where nobody can tell."""
-    verdict = row.get("verdict") or row["judge"]
-    good = verdict == (Verdict.MET if row["polarity"] == Polarity.REQUIRED else Verdict.UNMET)
-    return escape(f"{'?' if verdict == Verdict.ABSTAIN else '✓' if good else '✗'} {row['criterion']}")
+    """A criterion with a tick where the answer is rather good by it, a cross where it is rather bad, and a question mark where nobody can tell."""
+    good = row["satisfied"]
+    return escape(f"{'?' if good is None else '✓' if good >= 0.5 else '✗'} {row['criterion']}")
 
 
 def _number(value: float) -> float | None:

@@ -161,4 +161,4 @@ def run(config: PpoConfig, truth: Judge | None = None) -> None:
         state = run_steps(config, "PPO", state, where, batches, advance, shown=("reward", "s1", "safe", "kl"), begin=rollouts.begin,
                           before_save=before_save, go_back=rollouts.go_back, tokens=rollouts.tokens)  # fmt: skip
         rollouts.close()
-        save_model(config, model, join(parts.frozen, state.params["policy"]))
+        save_model(config, model, join(parts.frozen, state.params["policy"]), step=rollouts.go_back())

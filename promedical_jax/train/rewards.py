@@ -31,6 +31,7 @@ class Judged(NamedTuple):
     advantage: np.ndarray  # [B, G]
     heard: Heard | None = None
     functions: np.ndarray | None = None  # [B, G, F] by the recipe's functions; NaN where one abstains
+    satisfied: list[np.ndarray] | None = None  # [G, K] of each case, then its functions with a tier: how far each criterion is met, as it counted
 
 
 class Sampled:
@@ -103,7 +104,7 @@ def judge(model: RewardModel | None, batch: RewardBatch, cases: Sequence[Case], 
     Raises SkipStep where a score is NaN or infinite.
     """
     implicit = model is not None and model.kind == "implicit"
-    said = raw = scores = None
+    said = raw = scores = satisfied = None
     if model is not None:
         raw = to_host(jit_score(model.params, model.config, untold(batch) if implicit else batch, compute=compute))
         for case, held in zip(cases, raw, strict=True):
@@ -113,18 +114,19 @@ def judge(model: RewardModel | None, batch: RewardBatch, cases: Sequence[Case], 
     extra = functions.criteria_of(config.functions)
     if said or heard or extra:
         tiered = [i for i, one in enumerate(config.functions) if one.tier is not None]
-        rows = []
+        satisfied = []
         for b, case in enumerate(cases):
             raters = _raters(model, case, said[b] if said else None, heard[b] if heard else None, config)
             mean = _mean(raters) if raters else np.full((batch.answers.shape[1], len(case.rubric.criteria)), np.nan)
             more = [said_by_functions[b][:, tiered]] if said_by_functions is not None and extra else []
-            rows.append(score_of((*case.rubric.criteria, *extra), np.concatenate([mean, *more], -1)))
+            satisfied.append(np.concatenate([mean, *more], -1))
+        rows = [score_of((*case.rubric.criteria, *extra), each) for case, each in zip(cases, satisfied, strict=True)]
         scores = Scores(*(np.stack([getattr(row, name) for row in rows]) for name in ("s1", "s2", "s3")))
     reward = config.reward.of(scores) if scores else raw[..., 0].astype(np.float64) if raw is not None else None
     if said_by_functions is not None:
         reward = functions.add_weighted(config.functions, said_by_functions, reward)
     assert reward is not None, "a recipe without anybody who judges is refused"
-    return Judged(said, scores, reward, advantages_of(config, scores, reward), heard, said_by_functions)
+    return Judged(said, scores, reward, advantages_of(config, scores, reward), heard, said_by_functions, satisfied)
 
 
 def _said(model: RewardModel, case: Case, held: np.ndarray) -> Said:

@@ -83,12 +83,15 @@ class Rollouts:
 
     def __init__(self, config: OnPolicy, setup: Setup, model: ModelConfig, judges: Judges, prompt: int, frozen: Params, held: Any, truth: Judge | None):
         """`prompt`: the longest instruction; `frozen`: the weights that policies of LoRA adapt, where the reward model may be another adapter's; `held`:
-        all arrays that the run holds beside the reward model, of which the memory for sampling is what they leave."""
+        all arrays that the run holds beside those who judge, of which the memory for sampling is what they leave."""
         self._config, self._setup, self._model, self._judges = config, setup, model, judges
         self._reward_model = _load(judges.folder, config, setup, frozen) if judges.folder else None
-        self._waves = rollout_waves(config, model, setup.mesh, prompt, (held, self._reward_model.params if self._reward_model else ()))
-        self._ledger = Ledger(config, self._reward_model, truth)
         self._watch = Watch(config, setup, model, judges.watched, truth) if judges.watched else None
+        held = (held, self._reward_model.params if self._reward_model else (), self._watch.held if self._watch else ())
+        self._waves = rollout_waves(config, model, setup.mesh, prompt, config.answers, held)
+        if self._watch:
+            self._watch.waves = rollout_waves(config, model, setup.mesh, self._watch.prompt, config.watch.answers, held)
+        self._ledger = Ledger(config, self._reward_model, truth)
 
     def __call__(self, policy: Params, host: dict[str, Any], number: int) -> tuple[AnswerBatch, Sampled, Judged]:
         """The answers of the batch `host` of step `number`, from 0: on the devices, as they were sampled, and judged. A function of (seed, step, case)."""
@@ -140,14 +143,14 @@ class Rollouts:
         return [self._ledger, *([self._watch] if self._watch else [])]
 
 
-def rollout_waves(config: OnPolicy, model: ModelConfig, mesh: jax.sharding.Mesh, prompt: int, held: Any) -> int:
+def rollout_waves(config: OnPolicy, model: ModelConfig, mesh: jax.sharding.Mesh, prompt: int, answers: int, held: Any) -> int:
     """Into how many waves a batch's rollout is split on these devices, beside the arrays that the run holds; the same in every process."""
     memory = memory_of_a_device()
     free = None if memory is None else memory - bytes_here(held)
     cases = config.batch // parts_of(mesh, "batch")
-    count = agree(waves(model, cases, prompt, config.answers, config.answer_tokens, config.dtype, mesh.shape["tp"], free))
+    count = agree(waves(model, cases, prompt, answers, config.answer_tokens, config.dtype, mesh.shape["tp"], free))
     if count > 1:
-        Console(stderr=True, quiet=not chief()).print(f"rollouts are sampled in {count} waves of {config.batch // count} cases, for want of memory")
+        Console(stderr=True, quiet=not chief()).print(f"{answers} answers a case: sampled in {count} waves of {config.batch // count} cases, to fit the memory")
     return count
 
 

@@ -129,12 +129,12 @@ def frozen_start(config: Stage, parts: Parts) -> Params:
     return lora.join(parts.frozen, kept)
 
 
-def save_model(config: Stage, model: ModelConfig, params: Params, extra: dict[str, bytes] | None = None) -> None:
+def save_model(config: Stage, model: ModelConfig, params: Params, extra: dict[str, bytes] | None = None, step: int | None = None) -> None:
     """Writes `out`/model, a folder that transformers reads; with adapters `out`/adapter too, as PEFT reads them, and merged weights in the former.
 
-    `extra`: further files by name, in both.
+    `extra`: further files by name, in both; `step`: whose weights these are, None: the last one's.
     """
-    card = model_card(config)
+    card = model_card(config, step)
     if "adapters" in params:
         hf.save_adapter(config.out / "adapter", params["adapters"], model, str(config.model), card, extra)
         params = lora.merged(*lora.split(params), model)

@@ -5,6 +5,7 @@ While the training reward rises and that judge's does not, the policy learns to 
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +21,24 @@ from promedical_jax.data.load import encode_file, load_tokenizer
 from promedical_jax.errors import InputError
 from promedical_jax.model import hf
 from promedical_jax.model.transformer import ModelConfig, Params
-from promedical_jax.reward import check_reward_model, judge_of, load_reward_model
+from promedical_jax.reward import RewardJudge, check_reward_model, judge_of, load_reward_model
+from promedical_jax.reward.folder import read_verdicts
 from promedical_jax.rubric import Judge
 from promedical_jax.train.metrics import Lines
-from promedical_jax.train.stage import Setup
+from promedical_jax.train.stage import Setup, check_fits
 
 
 def watched_cases(config: OnPolicy, tokenizer: Any, training: set[str], truth: Judge | None) -> list[Encoded]:
     """The recipe's held-out cases. Raises InputError where one of them is trained on, or where nobody is there to judge them."""
     assert config.watch.cases
     if config.watch.judge:
-        if config.watch.judge == config.reward_model:
+        if config.reward_model and _run_of(config.watch.judge) == _run_of(config.reward_model):
             raise InputError(f"watch.judge: {config.watch.judge} is the training's own reward model, which cannot tell that it is outwitted; name another one")
-        check_reward_model(hf.resolve(config.watch.judge))
+        folder = hf.resolve(config.watch.judge)
+        check_reward_model(folder)
+        kind = read_verdicts(folder).kind
+        if kind != "explicit":
+            raise InputError(f"watch.judge: {config.watch.judge} is a reward model of kind {kind}, which tells no criterion from another; name an explicit one")
     elif truth is None:
         raise InputError("watch.judge is missing; name a reward model other than the training's, for nobody here knows the truth about watch.cases")
     cases = list(encode_file(config.watch.cases, tokenizer))
@@ -42,26 +48,61 @@ def watched_cases(config: OnPolicy, tokenizer: Any, training: set[str], truth: J
     return cases
 
 
+def _run_of(name: Path) -> Path:
+    """What a reward model is known by: its run's folder, of which `model` and `adapter` are the same one."""
+    folder = name.resolve()
+    return folder.parent if folder.name in ("model", "adapter") else folder
+
+
+def end_early_with(rows: Sequence[dict[str, Any]], patience: int | None) -> int | None:
+    """The step, counted from 1, with whose weights a run of these looks ends early; None where it goes on.
+
+    That is the latest of the best looks, where `patience` looks or more followed it and their mean training reward was higher than its own. Looks or rewards
+    that are not known (null) decide nothing.
+    """
+    known = [row for row in rows if row["value"] is not None]
+    if patience is None or not known:
+        return None
+    best = max(known, key=lambda row: (row["value"], row["step"]))
+    since = [row for row in known if row["step"] > best["step"]]
+    rewards = [row["reward"] for row in since if row["reward"] is not None]
+    if len(since) < patience or not rewards or best["reward"] is None or sum(rewards) / len(rewards) <= best["reward"]:
+        return None
+    return int(best["step"]) + 1
+
+
 class Watch:
     """The looks of a run, kept in `out`/watch.jsonl, from which it goes on, and the answers in `out`/watched.jsonl. `value` of a look is the mean published
     reward by the judge."""
 
     def __init__(self, config: OnPolicy, setup: Setup, model: ModelConfig, cases: list[Encoded], truth: Judge | None):
+        self.waves = 1  # in which a batch of the cases is sampled
         self._config, self._setup, self._model, self._cases = config, setup, model, cases
         self._sizes = measure(cases, config.shapes, str(config.watch.cases))
-        self._judge = truth if config.watch.judge is None else _open(config, config.watch.judge, setup)
+        self._reward_judge = None if config.watch.judge is None else _open(config, config.watch.judge, setup)
+        self._judge = self._reward_judge.verdicts if self._reward_judge else truth
         self._console = Console(stderr=True, quiet=not chief())
         self._rewards: list[float] = []  # of the training's steps since the last look
-        self._rows: list[dict[str, float]] = []
+        self._rows: list[dict[str, Any]] = []
         self._file: Lines | None = None
         self._answers: Lines | None = None
         self._end: int | None = None
+
+    @property
+    def prompt(self) -> int:
+        """The longest instruction of the cases, in tokens."""
+        return self._sizes.prompt
+
+    @property
+    def held(self) -> Any:
+        """The arrays of the judge."""
+        return self._reward_judge.model.params if self._reward_judge else ()
 
     def begin(self, step: int) -> None:
         """Goes on from `step`, with the looks before it."""
         path = self._config.out / "watch.jsonl"
         with together():
-            self._rows = _rows_before(path, step) if path.is_file() else []
+            self._rows = [row for row in read_looks(path) if row["step"] < step] if path.is_file() else []
         self._file, self._answers = Lines(path, step), Lines(self._config.out / "watched.jsonl", step)
 
     def hear(self, values: dict[str, Any]) -> None:
@@ -69,30 +110,31 @@ class Watch:
         if "reward" in values and np.isfinite(values["reward"]):
             self._rewards.append(float(values["reward"]))
 
-    def look(self, policy: Params, done: int) -> float:
-        """The policy after step `done`, counted from 1, on the held-out cases; returns the look's value."""
+    def look(self, policy: Params, done: int) -> float | None:
+        """The policy after step `done`, counted from 1, on the held-out cases; returns the look's value, None where the judge abstains on every answer."""
         assert self._file and self._answers and self._judge
         config, setup = self._config, self._setup
         answered = answer_cases(policy, self._model, setup.tokenizer, self._cases, self._sizes, self._judge, answers=config.watch.answers,
-                                answer_tokens=config.answer_tokens, batch=config.batch, seed=config.seed, temperature=config.temperature, compute=setup.compute)
-        of = lambda values: round(float(np.mean(known)) if (known := np.asarray(values)[~np.isnan(values)]).size else np.nan, 6)  # noqa: E731
+                                answer_tokens=config.answer_tokens, batch=config.batch, seed=config.seed, temperature=config.temperature, compute=setup.compute,
+                                waves=self.waves)
+        judged = np.concatenate([one.scores.judged for one in answered])
+        mean = lambda values: round(float(np.concatenate(values)[judged].mean()), 6) if judged.any() else None  # noqa: E731
         row = {
             "step": done - 1,
-            "value": of(np.concatenate([config.reward.of(one.scores) for one in answered])),
-            "s1": of(np.concatenate([one.scores.s1 for one in answered])),
-            "safe": of(np.concatenate([one.scores.clean for one in answered])),
-            "reward": of(self._rewards) if self._rewards else 0.0,
+            "value": mean([config.reward.of(one.scores) for one in answered]),
+            "s1": mean([one.scores.s1 for one in answered]),
+            "safe": mean([one.scores.clean for one in answered]),
+            "judged": round(float(judged.mean()), 6),
+            "reward": round(float(np.mean(self._rewards)), 6) if self._rewards else None,
         }
-        if np.isnan(row["value"]):
-            raise InputError(f"watch.judge abstains on every answer to {config.watch.cases}, and cannot watch anything; name another one")
         self._rewards = []
         self._rows.append(row)
         self._file.write([row])
         self._answers.write(_shown(done - 1, one) for one in answered)
         for file in (self._file, self._answers):
             file.flush()
-        said = f"watch at step {done}: reward {row['value']:.3g}, s1 {row['s1']:.3g}, safe {row['safe']:.3g} on {len(answered)} held-out cases"
-        self._console.print(f"{said}; in training {row['reward']:.3g}", soft_wrap=True, highlight=False)
+        said = "  ".join(f"{name} {'unknown' if row[name] is None else format(row[name], '.3g')}" for name in ("value", "s1", "safe", "judged"))
+        self._console.print(f"watch at step {done}: {said}, on {len(answered)} held-out cases", soft_wrap=True, highlight=False)
         return row["value"]
 
     def outwitted(self) -> int | None:
@@ -101,19 +143,14 @@ class Watch:
         return self._end
 
     def _outwitted(self) -> int | None:
-        patience = self._config.watch.patience
-        if patience is None or not self._rows:
-            return None
-        best = int(np.argmax([row["value"] for row in self._rows]))
-        since = self._rows[best + 1 :]
-        if len(since) < patience or np.mean([row["reward"] for row in since]) <= self._rows[best]["reward"]:
-            return None
-        then, now, step = self._rows[best], self._rows[-1], int(self._rows[best]["step"]) + 1
-        self._console.print(
-            f"stopped early: since step {step} the training reward rose from {then['reward']:.3g} to {now['reward']:.3g}, and the held-out cases' own fell from"
-            f" {then['value']:.3g} to {now['value']:.3g}: the policy outwits its reward model. The model is that of step {step}",
-            soft_wrap=True, highlight=False,
-        )  # fmt: skip
+        step = end_early_with(self._rows, self._config.watch.patience)
+        if step is not None:
+            best = next(row for row in self._rows if row["step"] == step - 1)
+            self._console.print(
+                f"ends early: since step {step} the training reward rose above {best['reward']:.3g}, and no look at the held-out cases was worth more than its"
+                f" {best['value']:.3g}: the policy outwits its reward model. The model is that of step {step}",
+                soft_wrap=True, highlight=False,
+            )  # fmt: skip
         return step
 
     def close(self) -> None:
@@ -124,18 +161,21 @@ class Watch:
 
 def _shown(step: int, one: Answered) -> dict[str, Any]:
     """A case's answers and what was said of them, as a row of `out`/watched.jsonl; scores are null where an answer abstains."""
-    number = lambda value: None if np.isnan(value) else round(float(value), 6)  # noqa: E731
-    scores = {name: [number(value) for value in getattr(one.scores, name)] for name in ("s1", "s2", "s3")}
+    scores = {
+        name: [round(float(value), 6) if judged else None for value, judged in zip(getattr(one.scores, name), one.scores.judged, strict=True)]
+        for name in ("s1", "s2", "s3")
+    }
     return {"step": step, "case": one.case.id, "texts": list(one.texts), "verdicts": [[verdict.value for verdict in row] for row in one.verdicts]} | scores
 
 
-def _open(config: OnPolicy, folder: Path, setup: Setup) -> Judge:
+def _open(config: OnPolicy, folder: Path, setup: Setup) -> RewardJudge:
     folder = hf.resolve(folder)
+    check_fits(setup.mesh, hf.read_config(folder), config.batch)
     model = load_reward_model(folder, jax.sharding.get_mesh(), config.dtype)
-    return judge_of(model, load_tokenizer(folder, model.config.vocabulary), setup.mesh, config.batch, setup.compute).verdicts
+    return judge_of(model, load_tokenizer(folder, model.config.vocabulary), setup.mesh, config.batch, setup.compute)
 
 
-def _rows_before(path: Path, step: int) -> list[dict[str, float]]:
+def read_looks(path: Path) -> list[dict[str, Any]]:
+    """The looks of a watch.jsonl; a last line that was cut off is left out."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    rows = [json.loads(line) for line in lines if line.endswith("\n")]
-    return [row for row in rows if row["step"] < step]
+    return [json.loads(line) for line in lines if line.endswith("\n")]

@@ -36,7 +36,7 @@ def run(tmp_path: Path) -> Path:
         for sample, text in enumerate(("<b>Rest</b> & wait.", "Avoid it.")):
             about = {"step": step, "case": case.id, "sample": sample}
             rollouts.append(about | {"text": text, "s1": None if sample else 0.25, "s2": 0.0, "s3": 1.0, "reward": 0.5, "advantage": -0.75})
-            ledger += [about | {"criterion": criterion.id, "verdict": "met"} for criterion in case.rubric.criteria]
+            ledger += [about | {"criterion": criterion.id, "verdict": "met", "satisfied": 1.0} for criterion in case.rubric.criteria]
     for name, rows in (("watched", looks), ("rollouts", rollouts), ("ledger", ledger)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 4, "case"')  # it is still writing
     return folder

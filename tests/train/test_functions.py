@@ -94,19 +94,34 @@ def recipe(**keys) -> GrpoConfig:
 
 def test_recipes_that_nobody_judges_or_no_tier_orders_are_refused(tmp_path: Path) -> None:
     one = RewardFunction(function="a:b", tier="excellence")
-    for keys, sentence in (({}, "nobody judges the answers"), ({"functions": (one, RewardFunction(function="c:b", tier="safety"))}, "names of their own"),
+    for keys, sentence in (({}, "nobody judges the answers"), ({"functions": (one, RewardFunction(function="c:b", tier="proficiency"))}, "names of their own"),
                            ({"functions": ({"function": "a:b"},)}, "goes by tiers, and a:b of functions has none"),
                            ({"functions": ({"function": "a:b", "tier": "proficiency", "weight": 2},)}, "weight of 2; give it one in"),
                            ({"functions": ({"function": "a:b", "tier": "safety", "weight": 2},)}, "leave its weight out"),
+                           ({"functions": (one,)}, "none is of tier proficiency, so without reward_model no answer has an S1"),
                            ({"functions": ({"function": "a"},)}, "function")):
         with pytest.raises(ValueError, match=sentence):
             recipe(**keys)
     PpoConfig(out="o", cases="c", model="m", functions=({"function": "a:b"},))
+    with pytest.raises(ValueError, match=r"watch\.judge is given, and watch\.cases is not"):
+        recipe(reward_model="r", watch={"judge": "another"})
     whole = recipe(functions=(one, RewardFunction(function="a:c", weight=0.5)), advantage="scalar", reward_model="r")
     (tmp_path / "recipe.yaml").write_text(dump(whole))
     assert read_recipe(GrpoConfig, tmp_path / "recipe.yaml") == whole
-    flags = {"out": "o", "cases": "c", "model": "m", "functions": "[{function: 'a:b', tier: excellence}]"}
+    flags = {"out": "o", "cases": "c", "model": "m", "reward_model": "r", "functions": "[{function: 'a:b', tier: excellence}]"}
     assert read_recipe(GrpoConfig, None, flags).functions == (one,)
+
+
+@pytest.mark.parametrize(("functions", "sentence"), [
+    ("[{function: my_rewards.numbered, tier: excellence}]", "--functions: 'function' of number 1 is 'my_rewards.numbered': string should match pattern"),
+    ("[{function: 'a:b', teir: excellence}]", "--functions: 'teir' of number 1 is 'excellence': extra inputs are not permitted"),
+    ("[{function: 'a:b'}, {tier: excellence}]", "--functions: 'function' of number 2 is missing"),
+    ("[{function: 'a:b', tier: veto}]", "--functions: 'tier' of number 1 is 'veto': input should be 'proficiency', 'excellence' or 'safety'"),
+])  # fmt: skip
+def test_faults_in_a_recipe_s_functions_are_named(functions: str, sentence: str) -> None:
+    with pytest.raises(InputError) as error:
+        read_recipe(GrpoConfig, None, {"out": "o", "cases": "c", "model": "m", "reward_model": "r", "functions": functions})
+    assert sentence in str(error.value) and "\n" not in str(error.value)
 
 
 def test_functions_with_a_tier_are_criteria_behind_the_rubric_s(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,6 +148,7 @@ def test_weights_add_to_the_scalar_reward_and_an_abstention_is_no_zero() -> None
     functions = [RewardFunction(function="a:b", weight=2), RewardFunction(function="a:c", tier="safety"), RewardFunction(function="a:d", weight=-1)]
     said = np.stack([[[1.0, np.nan, 3.0], [np.nan] * 3], [[9.0] * 3] * 2, [[0.5] * 3] * 2], -1)
     np.testing.assert_array_equal(add_weighted(functions, said, np.array([[1.0, 1.0, np.nan], [1.0, 2.0, 3.0]])), [[2.5, np.nan, np.nan], [0.5, 1.5, 2.5]])
+    assert np.isnan(add_weighted(functions, said, np.full((2, 3), np.nan))).all()  # without what the criteria say nobody gains: a veto may be among it
     np.testing.assert_array_equal(add_weighted(functions[:1], said[..., :1], None), [[2, np.nan, 6], [np.nan] * 3])
 
 

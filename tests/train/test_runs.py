@@ -157,7 +157,9 @@ def test_functions_alone_reward_a_run(runs: Runs, tmp_path: Path) -> None:
     for row in rows:
         assert row["rewards/short"] == pytest.approx(row["s1"], abs=1e-5) and row["rewards/even"] == 1 - row["s3"]
         assert row["s3"] == 0 or row["advantage"] < 0
-    assert not (config.out / "ledger.jsonl").read_text()  # nobody spoke of the rubric's criteria
+    spoken = [json.loads(line) for line in (config.out / "ledger.jsonl").open()]  # of the rubric's criteria nobody
+    assert [row["criterion"] for row in spoken] == ["function:short", "function:even"] * len(rows)
+    assert [row["satisfied"] for row in spoken[1::2]] == [row["rewards/even"] for row in rows] and {row["tier"] for row in spoken[1::2]} == {"safety"}
 
 
 def test_a_sampler_with_stale_weights_raises_an_alarm_within_two_steps(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,6 +19,7 @@ from promedical_jax.model.sharding import make_mesh
 from promedical_jax.model.transformer import FLOAT32
 from promedical_jax.rubric import Scores, Verdict, write_cases
 from promedical_jax.train import watch
+from promedical_jax.train.export import early_end
 from promedical_jax.train.loop import run_steps
 from promedical_jax.train.optimizer import make_optimizer, start, update
 
@@ -31,7 +32,7 @@ def config(out: Path, **keys) -> GrpoConfig:
     return GrpoConfig(out=out, cases="c", model="m", reward_model="r", steps=STEPS, log_every=1, save_every=EVERY, **given)
 
 
-def run(out: Path, held_out: list[float], training: list[float], stop_at: int | None = None, **keys) -> tuple[float, list[dict]]:
+def run(out: Path, held_out: list[float | None], training: list[float], stop_at: int | None = None, **keys) -> tuple[float, list[dict]]:
     """A run whose one weight is the number of its steps, with the S1 that the judge gives at each look, and the training reward from look to look."""
     write_cases(out / "held_out.jsonl", CASES)
     wanted, mesh = config(out, **keys), make_mesh(devices=jax.devices()[:1])
@@ -40,7 +41,8 @@ def run(out: Path, held_out: list[float], training: list[float], stop_at: int | 
     cases = watch.watched_cases(wanted, setup.tokenizer, {"another"}, lambda _: [])
 
     def answered(policy, *_, **__):
-        s1 = np.array([held_out[int(policy["w"]) // EVERY - 1]])
+        value = held_out[int(policy["w"]) // EVERY - 1]
+        s1 = np.array([np.nan if value is None else value])
         return [Answered(CASES[0], ("Rest.",), (2,), ((Verdict.UNMET,) * len(CASES[0].rubric.criteria),), Scores(s1, 0 * s1, 0 * s1))]
 
     with jax.set_mesh(mesh), pytest.MonkeyPatch.context() as patch:
@@ -51,7 +53,7 @@ def run(out: Path, held_out: list[float], training: list[float], stop_at: int | 
         def advance(state, _, number):
             if number == stop_at:
                 raise KeyboardInterrupt
-            watched.hear({"reward": training[number // EVERY]})
+            watched.hear({"reward": training[number // EVERY]} if training[number // EVERY] is not None else {})
             moved = update(state, {"w": jnp.float32(0)}, optimizer)
             return moved._replace(params={"w": state.params["w"] + 1}), {}
 
@@ -72,8 +74,15 @@ def test_a_policy_that_outwits_its_reward_model_ends_the_run_with_the_best_look_
     assert [json.loads(line)["texts"] for line in (tmp_path / "watched.jsonl").open()] == [["Rest."]] * 5
     assert [row["value"] for row in rows] == FALLING[:5] and [row["reward"] for row in rows] == RISING[:5]
     said = capsys.readouterr().err
-    assert said.count("stopped early: since step 4 the training reward rose from 0.2 to 0.5, and the held-out cases' own fell from 0.8 to 0.5") == 1
+    assert said.count("ends early: since step 4 the training reward rose above 0.2, and no look at the held-out cases was worth more than its 0.8") == 1
+    assert early_end(tmp_path, config(tmp_path)) == 4 and early_end(tmp_path, config(tmp_path, patience=None)) is None  # what `promedical export` takes
     assert run(tmp_path, FALLING, RISING) == (weight, rows)  # going on with it ends it again
+
+
+def test_of_equal_looks_the_latest_is_gone_back_to(tmp_path: Path) -> None:
+    assert run(tmp_path, [0.5, 0.8, 0.8, 0.7, 0.6, 0.8, 0.7], RISING)[0] == 14  # the sixth is the latest of the best, and one followed
+    weight, rows = run(tmp_path / "more", [0.5, 0.8, 0.8, 0.7, 0.6, 0.5, 0.4], RISING)
+    assert weight == 3 * EVERY and len(rows) == 6
 
 
 def test_a_run_that_was_killed_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
@@ -88,6 +97,9 @@ def test_a_run_that_was_killed_ends_as_if_it_had_not_been(tmp_path: Path) -> Non
     (FALLING, [0.4, 0.3, 0.2, 0.1, 0.1, 0.1, 0.1], {}),  # the training reward falls too: nobody is outwitted
     (RISING, RISING, {}),
     ([0.5, 0.6, 0.5, 0.5, 0.7, 0.6, 0.6], RISING, {}),  # a new best in time
+    ([0.5, 0.8, None, None, 0.6, None, 0.3], RISING, {"patience": 3}),  # what the judge cannot tell is no look
+    (FALLING, [0.1, None, 0.3, 0.4, 0.5, 0.6, 0.7], {}),  # the best look's training reward is not known
+    (FALLING, [0.1, 0.2, None, None, None, None, None], {}),
 ])  # fmt: skip
 def test_other_runs_go_on_to_their_end(held_out: list[float], training: list[float], keys: dict, tmp_path: Path) -> None:
     weight, rows = run(tmp_path, held_out, training, **keys)
@@ -105,5 +117,5 @@ def test_what_cannot_be_watched_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=sentence):
             watch.watched_cases(wanted, tokenizer, training, judge)
-    with pytest.raises(InputError, match="abstains on every answer"):
-        run(tmp_path / "silent", [np.nan] * 7, RISING)
+    with pytest.raises(InputError, match="is the training's own reward model"):  # its adapter is the same one
+        watch.watched_cases(config(tmp_path, judge="run/model").model_copy(update={"reward_model": Path("run/adapter")}), tokenizer, set(), None)
