@@ -10,13 +10,12 @@ the reward models, on the training cases. Prints one JSON line: each figure of e
 Student's interval. `kl` is in nats a token, of the held-out answers, to the base. Runs that are finished already in the folder are not made again.
 """
 
-import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.reward_model import ROOT, SIZES, make_base, train_reward_model
-from benchmarks.seeds import over_seeds, publish
+from benchmarks.seeds import over_seeds, parser, publish, three
 
 EXPLICIT = ("scalar", "lexicographic", "tiered")
 POLICIES = ("base", "best_of_8", "dpo", "ppo", "implicit", *EXPLICIT)
@@ -61,7 +60,7 @@ def measure(seed: int, out: Path, sizes: dict[str, int], flags: dict[str, dict[s
             answered = answer_cases(policy, config, tokenizer, held_out, shapes, truth, answers=ANSWERS, answer_tokens=48, batch=16)
             of_base = of_base or answered  # the base is the first
             kl = _kl(policy, before, config, held_out, shapes, tokenizer)
-            row[name] = _figures(figures(answered)) | {"win_rate": _three(win_rate(answered, of_base)), "kl": kl}
+            row[name] = _figures(figures(answered)) | {"win_rate": three(win_rate(answered, of_base)), "kl": kl}
         picked = chosen(of_base, open_judge(judges["explicit"], batch=16, mesh=jax.sharding.get_mesh()).best)
         row["best_of_8"] = _figures(figures(picked))
     return row | {"wall_seconds": round(time.monotonic() - began, 1)}
@@ -106,12 +105,8 @@ def _kl(policy, base, config, cases, shapes, tokenizer) -> float:
     return round(total / count, 4)
 
 
-def _three(interval) -> list[float | None]:
-    return [round(x, 4) if x == x else None for x in (interval.mean, interval.low, interval.high)]
-
-
 def _figures(one) -> dict:
-    return {name: _three(getattr(one, name)) for name in ("safe", "s1", "s2", "length")}
+    return {name: three(getattr(one, name)) for name in ("safe", "s1", "s2", "length")}
 
 
 def summary(rows: Sequence[dict]) -> dict:
@@ -126,21 +121,16 @@ def summary(rows: Sequence[dict]) -> dict:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmark_rm"))
-    for name, size in SIZES.items():
-        parser.add_argument(f"--{name}", type=int, default=size)
+    flagged = parser(__doc__, "runs/benchmark_rm", SIZES)
     recipes = "base, rm, dpo, ppo, implicit_grpo, scalar, lexicographic, tiered"
-    parser.add_argument("--set", action="append", default=[], metavar="RECIPE.KEY=VALUE", help=f"a key of a recipe: {recipes}")
-    given = parser.parse_args(arguments)
+    flagged.add_argument("--set", action="append", default=[], metavar="RECIPE.KEY=VALUE", help=f"a key of a recipe: {recipes}")
+    given = flagged.parse_args(arguments)
     flags: dict[str, dict[str, str]] = {}
     for word in given.set:
         place, value = word.split("=", 1)
         recipe, key = place.split(".", 1)
         if recipe not in recipes.split(", "):
-            parser.error(f"--set {word}: {recipe} is none of {recipes}")
+            flagged.error(f"--set {word}: {recipe} is none of {recipes}")
         flags.setdefault(recipe, {})[key] = value
     sizes = {name: getattr(given, name) for name in SIZES}
     rows = [measure(seed, given.out, sizes, flags) for seed in range(given.first, given.first + given.seeds)]

@@ -8,12 +8,11 @@ JSON line: each figure of each seed with its 95 % interval over cases, and the m
 the folder are not made again.
 """
 
-import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.seeds import over_seeds, publish
+from benchmarks.seeds import over_seeds, parser, publish, three
 
 ROOT = Path(__file__).parents[1]
 KINDS = ("explicit", "blind", "implicit")
@@ -69,19 +68,18 @@ def train_reward_model(kind: str, seed: int, out: Path, flags: dict[str, str]) -
 
 def _figures(one) -> dict:
     """The figures of one model: [mean, low, high] over cases."""
-    of = lambda interval: [round(x, 4) if x == x else None for x in (interval.mean, interval.low, interval.high)]  # noqa: E731
-    found = {"pairwise": of(one.overall_pairwise), "accuracy": of(one.overall), "longer_preferred": of(one.longer_preferred)}
+    found = {"pairwise": three(one.overall_pairwise), "accuracy": three(one.overall), "longer_preferred": three(one.longer_preferred)}
     for tier, figures in one.tiers.items():
-        found |= {f"pairwise_{tier}": of(figures.pairwise), f"accuracy_{tier}": of(figures.accuracy), f"ece_{tier}": of(figures.ece)}
+        found |= {f"pairwise_{tier}": three(figures.pairwise), f"accuracy_{tier}": three(figures.accuracy), f"ece_{tier}": three(figures.ece)}
     if one.safety:
-        found |= {f"safety_{name}": of(getattr(one.safety, name)) for name in ("precision", "recall", "f1")}
-        found |= {f"safety_recall_at_{at.false_veto_rate:g}": of(at.recall) for at in one.safety.recall_at}
+        found |= {f"safety_{name}": three(getattr(one.safety, name)) for name in ("precision", "recall", "f1")}
+        found |= {f"safety_recall_at_{at.false_veto_rate:g}": three(at.recall) for at in one.safety.recall_at}
     if one.selection:
-        found |= {f"best_of_4_{name}": of(getattr(one.selection, name)) for name in ("safe", "safe_mean", "safe_best", "s1", "s1_mean", "s1_best")}
+        found |= {f"best_of_4_{name}": three(getattr(one.selection, name)) for name in ("safe", "safe_mean", "safe_best", "s1", "s1_mean", "s1_best")}
     for name, changed in (("paraphrased", one.paraphrased), ("swapped", one.swapped)):
         if changed:
-            found |= {f"{name}_pairwise": of(changed.pairwise), f"{name}_pairwise_by_verdict": of(changed.pairwise_by_verdict)}
-            found |= {f"{name}_same_verdict": of(changed.same)}
+            found |= {f"{name}_pairwise": three(changed.pairwise), f"{name}_pairwise_by_verdict": three(changed.pairwise_by_verdict)}
+            found |= {f"{name}_same_verdict": three(changed.same)}
     return found
 
 
@@ -97,15 +95,10 @@ def summary(rows: Sequence[dict]) -> dict:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmark_rm"))
-    for name, size in SIZES.items():
-        parser.add_argument(f"--{name}", type=int, default=size)
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a key of the reward models' recipe")
-    parser.add_argument("--base", action="append", default=[], metavar="KEY=VALUE", help="a key of the base's recipe")
-    given = parser.parse_args(arguments)
+    flagged = parser(__doc__, "runs/benchmark_rm", SIZES)
+    flagged.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a key of the reward models' recipe")
+    flagged.add_argument("--base", action="append", default=[], metavar="KEY=VALUE", help="a key of the base's recipe")
+    given = flagged.parse_args(arguments)
     base, flags = (dict(pair.split("=", 1) for pair in pairs) for pairs in (given.base, given.set))
     sizes = {name: getattr(given, name) for name in SIZES}
     rows = [measure(seed, given.out, sizes, base, flags) for seed in range(given.first, given.first + given.seeds)]

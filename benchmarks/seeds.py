@@ -1,15 +1,33 @@
-"""What the benchmarks over seeds share: means with Student's interval, and the one JSON line."""
+"""What the benchmarks over seeds share: their flags, figures with intervals, means over seeds, and the one JSON line."""
 
+import argparse
 import json
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.stats import t as student
+
+
+def parser(description: str | None, out: str, sizes: Mapping[str, int]) -> argparse.ArgumentParser:
+    """The flags that all have: --seeds, --first, --out, and the numbers of cases in `sizes`."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--seeds", type=int, default=5)
+    made.add_argument("--first", type=int, default=0, help="the first seed")
+    made.add_argument("--out", type=Path, default=Path(out))
+    for name, size in sizes.items():
+        made.add_argument(f"--{name}", type=int, default=size)
+    return made
+
+
+def three(interval: Any) -> list[float | None]:
+    """[mean, low, high] of an Interval, null where there is none."""
+    return [round(x, 4) if x == x else None for x in (interval.mean, interval.low, interval.high)]
 
 
 def over_seeds(values: Sequence[float]) -> dict[str, float | None]:

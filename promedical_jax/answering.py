@@ -1,16 +1,41 @@
-"""A policy's sampled answers to cases, judged: what reports are made of, and what a run of GRPO looks at on its way."""
+"""A policy's sampled answers on the host, and those to whole sets of cases, judged: what reports are made of, and what a run of GRPO looks at on its way."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import jax
+import numpy as np
 
 from promedical_jax.data.batches import evaluation_batches, to_devices, to_host
 from promedical_jax.data.encode import Encoded, Sizes, stop_token
 from promedical_jax.model.transformer import FLOAT32, Compute, ModelConfig, Params
-from promedical_jax.rollout import sample
+from promedical_jax.rollout import Rollout, sample
 from promedical_jax.rubric import Case, Judge, Scores, Verdict, score_verdicts
+
+
+class Sampled:
+    """A rollout as the host sees it. It is fetched and decoded when this is first asked for, and once; every process asks at the same place."""
+
+    def __init__(self, rollout: Rollout, tokenizer: Any):
+        self.rollout, self._tokenizer = rollout, tokenizer
+
+    @cached_property
+    def fetched(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Tokens [B, G, R], lengths [B, G], and which answers ended by themselves [B, G]."""
+        tokens, lengths, finished = (to_host(x) for x in (self.rollout.tokens, self.rollout.lengths, self.rollout.finished))
+        return tokens, lengths, finished
+
+    @cached_property
+    def tokens(self) -> list[list[list[int]]]:
+        """The answers without their stop token."""
+        tokens, lengths, finished = self.fetched
+        return [[row[:end].tolist() for row, end in zip(group, ends, strict=True)] for group, ends in zip(tokens, lengths - finished, strict=True)]
+
+    @cached_property
+    def texts(self) -> list[list[str]]:
+        return [[self._tokenizer.decode(row) for row in group] for group in self.tokens]
 
 
 @dataclass(frozen=True)
@@ -38,10 +63,10 @@ def answer_cases(params: Params, config: ModelConfig, tokenizer: Any, cases: Seq
         rollout = sample(params, config, placed["prompt"], placed["prompt_length"], jax.random.key(seed), placed["case"], answers=answers,
                          answer_tokens=answer_tokens, stop=stop_token(tokenizer), temperature=temperature, top_k=top_k, top_p=top_p, compute=compute,
                          waves=waves)  # fmt: skip
-        tokens, lengths, finished = (to_host(x) for x in (rollout.tokens, rollout.lengths, rollout.finished))
+        sampled = Sampled(rollout, tokenizer)
+        _, lengths, _ = sampled.fetched
         for row, i in enumerate(indices):
-            texts = tuple(tokenizer.decode(tokens[row, g, : lengths[row, g] - int(finished[row, g])]) for g in range(answers))
-            answered.append((cases[i].case, texts))
+            answered.append((cases[i].case, tuple(sampled.texts[row])))
             token_counts.append(tuple(map(int, lengths[row])))
     done = []
     for (case, texts), counts, said in zip(answered, token_counts, judge(answered), strict=True):

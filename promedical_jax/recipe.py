@@ -248,29 +248,31 @@ class _Places:
 
     def sentence(self, error: ValidationError) -> str:
         faults = error.errors(include_url=False)
-        missing = [".".join(map(str, fault["loc"])) for fault in faults if fault["type"] == "missing" and not self._within(fault)]
+        wanting = [fault["type"] == "missing" and self._place(fault)[0] in (None, ".".join(map(str, fault["loc"]))) for fault in faults]  # keys of ours
+        missing = [".".join(map(str, fault["loc"])) for fault, is_key in zip(faults, wanting, strict=True) if is_key]
         if len(missing) == len(faults):
             what = f"keys {', '.join(missing)} are" if missing[1:] else f"key {missing[0]} is"
             return f"{what} missing; give {', '.join(f'--{name}' for name in missing)}, or a recipe that has {'them' if missing[1:] else 'it'} by --config"
-        first = next(fault for fault in faults if fault["type"] != "missing" or self._within(fault))
+        first = next(fault for fault, is_key in zip(faults, wanting, strict=True) if not is_key)
         more = len(faults) - 1
         return self._fault(first) + (f" ({more} more fault{'s' if more > 1 else ''})" if more else "")
 
-    def _within(self, fault: ErrorDetails) -> bool:
-        """Whether the fault is inside a list or mapping, below a known key."""
-        return any(".".join(map(str, fault["loc"][:end])) in self.known for end in range(1, len(fault["loc"])))
+    def _place(self, fault: ErrorDetails) -> tuple[str | None, list[str]]:
+        """The known key that a fault is of, None where it is of none, and the path behind it, into a list or mapping."""
+        parts = [str(part) for part in fault["loc"]]
+        end = next((end for end in range(len(parts), 0, -1) if ".".join(parts[:end]) in self.known), 0)
+        return ".".join(parts[:end]) or None, parts[end:]
 
     def _fault(self, fault: ErrorDetails) -> str:
-        parts = [str(part) for part in fault["loc"]]
-        name = next((path for end in range(len(parts), 0, -1) if (path := ".".join(parts[:end])) in self.known), None)
+        name, behind = self._place(fault)
         if fault["type"] == "value_error" or name is None:
             text = str(fault.get("ctx", {}).get("error", fault["msg"]))
-            return f"{self.of(name or '.'.join(parts))}: {text}"
+            return f"{self.of(name or '.'.join(behind))}: {text}"
         allowed = self.known[name].allowed
-        inner = [int(part) + 1 if part.isdecimal() else part for part in parts[len(name.split(".")) :]]
-        if inner:  # within a list or mapping
+        if behind:
+            inner = " of ".join(f"number {int(part) + 1}" if part.isdecimal() else repr(part) for part in reversed(behind))
             what = "is missing" if fault["type"] == "missing" else f"is {_show(fault['input'])}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
-            return f"{self.of(name)}: {' of '.join(f'number {x}' if isinstance(x, int) else repr(x) for x in reversed(inner))} {what}; --help says what it has"
+            return f"{self.of(name)}: {inner} {what}; --help says what it has"
         if fault["type"] == "finite_number":
             allowed = f"finite {allowed}"
         quotes = "; put it in quotes" if name not in self.flags and allowed.startswith(("path", "text")) and isinstance(fault["input"], int | float) else ""

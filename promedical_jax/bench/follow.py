@@ -4,7 +4,6 @@ A held-out case is followed through the looks of the run's watch (`out`/watched.
 (`out`/rollouts.jsonl and `out`/ledger.jsonl).
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from html import escape
 from itertools import groupby
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
-from promedical_jax.atomic import replacing
+from promedical_jax.atomic import replacing, whole_rows
 from promedical_jax.bench.parts import document, said
 from promedical_jax.bench.svg import percent, short
 from promedical_jax.errors import InputError
@@ -42,7 +41,7 @@ def write_case_page(run: Path, case: str | None, out: Path) -> int:
     if not recipe.is_file():
         raise InputError(f"{run}: holds no recipe.yaml; give the folder of a run of `promedical train grpo` or `ppo`")
     about = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    watched, sampled = _rows(run / "watched.jsonl"), _rows(run / "rollouts.jsonl")
+    watched, sampled = whole_rows(run / "watched.jsonl"), whole_rows(run / "rollouts.jsonl")
     counts: dict[str, int] = {}
     for row in watched or sampled:
         counts[row["case"]] = counts.get(row["case"], 0) + 1
@@ -56,15 +55,10 @@ def write_case_page(run: Path, case: str | None, out: Path) -> int:
     whole = next((one for one in read_cases(file) if one.id == name), None)
     if whole is None:
         raise InputError(f"{file}: holds no case {name!r} any more; the run {run} answered it")
-    moments = _looks(watched, whole) if held_out else _rollouts(sampled, _rows(run / "ledger.jsonl"), whole)
+    moments = _looks(watched, whole) if held_out else _rollouts(sampled, whole_rows(run / "ledger.jsonl"), whole)
     with replacing(out) as part:
         part.write_text(case_page(whole, moments, run, held_out), encoding="utf-8")
     return len(moments)
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]  # a run that is still writing may leave half a line
 
 
 def _array(values: Iterable[float | None]) -> np.ndarray:

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from jax.sharding import SingleDeviceSharding
 
-from promedical_jax.atomic import replacing_folder
+from promedical_jax.atomic import replacing_folder, whole_rows
 from promedical_jax.config import DpoConfig, GrpoConfig, Kind, OnPolicy, PpoConfig, RmConfig, SftConfig, Stage
 from promedical_jax.errors import InputError
 from promedical_jax.model import hf, lora, transformer
@@ -24,7 +24,7 @@ from promedical_jax.train.card import base_model, imported_card, model_card
 from promedical_jax.train.checkpoint import read_parameters, shapes_of, write_parameters
 from promedical_jax.train.scalar import as_classifier, read_weights
 from promedical_jax.train.source import compare_shapes, find, load
-from promedical_jax.train.watch import end_early_with, read_looks
+from promedical_jax.train.watch import end_early_with
 
 IMPORTED = "imported.json"
 OURS = ("base", "checkpoints", "model", "adapter")  # what a run folder holds
@@ -76,10 +76,7 @@ def export_checkpoint(checkpoint: Path, out: Path, step: int | None = None, dtyp
 
 def early_end(run: Path, recipe: Stage | None) -> int | None:
     """The step with whose weights a run's watch ended it; None where it did not."""
-    looks = run / "watch.jsonl"
-    if not isinstance(recipe, OnPolicy) or not looks.is_file():
-        return None
-    return end_early_with(read_looks(looks), recipe.watch.patience)
+    return end_early_with(whole_rows(run / "watch.jsonl"), recipe.watch.patience) if isinstance(recipe, OnPolicy) else None
 
 
 def import_model(source: str, out: Path, dtype: Dtype | None = None, force: bool = False) -> list[str]:

@@ -48,7 +48,7 @@ def run(config: GrpoConfig, truth: Judge | None = None) -> None:
         start_of_policy = frozen_start(config, parts) if config.kl else None
         state, where = start(parts.trained, parts.axes, optimizer, setup.mesh, config.weights)
         check_tree("the policy", join(parts.frozen, state.params), model, setup.compute, trains=True, samples=True)
-        rollouts = Rollouts(config, setup, model, judges, sizes.prompt, parts.frozen, (state, parts.frozen, start_of_policy), truth)
+        rollouts = Rollouts(config, setup, model, judges, sizes.prompt, parts.frozen, (state, start_of_policy), truth)
         begin(config, setup)
         step, alarms = make_step(config, model, setup.compute, optimizer, where), Alarms(config)
 

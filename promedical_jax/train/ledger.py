@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from promedical_jax.answering import Sampled
 from promedical_jax.cluster import chief
 from promedical_jax.config import OnPolicy
 from promedical_jax.reward import RewardModel
@@ -16,7 +17,7 @@ from promedical_jax.reward.ledger import criterion_rows
 from promedical_jax.rubric import Case, Judge, Verdict, score_verdicts
 from promedical_jax.train.functions import criteria_of
 from promedical_jax.train.metrics import Lines
-from promedical_jax.train.rewards import Judged, Sampled
+from promedical_jax.train.rewards import Judged
 
 
 class Ledger:
@@ -25,6 +26,7 @@ class Ledger:
     def __init__(self, config: OnPolicy, reward_model: RewardModel | None, truth: Judge | None):
         self._config, self._model, self._truth = config, reward_model, truth
         self._files: tuple[Lines, Lines] | None = None
+        self._names, self._extra = [one.name for one in config.functions], criteria_of(config.functions)
         self._console = Console(stderr=True)
         self.tokens = 0.0  # sampled in the last step
 
@@ -40,25 +42,22 @@ class Ledger:
         if not chief():
             return {}
         texts, (rollouts, ledger) = sampled.texts, self._files
-        names = [one.name for one in self._config.functions]
-        done, left = step + 1, self._config.show
-        shown = Table(title=f"answers sampled at step {done}", box=box.SIMPLE, title_justify="left")
-        for name in ("case", "answer", "criteria", "S1", "S2", "S3", "reward", "advantage"):
-            shown.add_column(name, justify="left" if name in ("case", "answer", "criteria") else "right")
+        shown: list[tuple[str, ...]] = []  # the first few, as the terminal has them
         for b, case in enumerate(cases):
             for g, text in enumerate(texts[b]):
                 about = {"step": step, "case": case.id, "sample": g}
                 result = _result(judged, b, g)
-                given = {f"rewards/{name}": _number(value) for name, value in zip(names, _of(judged.functions, b, g), strict=True)}
+                said = judged.functions[b, g] if judged.functions is not None else ()
+                given = {f"rewards/{name}": _number(value) for name, value in zip(self._names, said, strict=True)}
                 rollouts.write([about | {"text": text, "finished": bool(finished[b, g])} | given | result])
                 rows = self._rows(case, judged, b, g)
                 ledger.write(about | row | result for row in rows)
-                if shown.row_count < left:
+                if len(shown) < self._config.show:
                     figures = ("–" if result.get(name) is None else f"{result[name]:.3g}" for name in ("s1", "s2", "s3", "reward", "advantage"))
-                    shown.add_row(escape(case.id), escape(text), "  ".join(map(_word, rows)), *figures)
-        if shown.row_count and (done % self._config.log_every == 0 or done == self._config.steps):
-            self._console.print(shown)
-        return _metrics(judged, finished, names) | self._true_metrics(cases, texts)
+                    shown.append((escape(case.id), escape(text), "  ".join(map(_word, rows)), *figures))
+        if shown and ((step + 1) % self._config.log_every == 0 or step + 1 == self._config.steps):
+            self._console.print(_table(step + 1, shown))
+        return _metrics(judged, finished, self._names) | self._true_metrics(cases, texts)
 
     def _rows(self, case: Case, judged: Judged, b: int, g: int) -> list[dict[str, Any]]:
         """What was said of an answer by each criterion, functions with a tier among them; nothing where no criterion was told.
@@ -67,7 +66,7 @@ class Ledger:
         """
         if judged.satisfied is None:
             return []
-        criteria = (*case.rubric.criteria, *criteria_of(self._config.functions))
+        criteria = (*case.rubric.criteria, *self._extra)
         rows: list[dict[str, Any]] = [{"criterion": c.id, "tier": c.tier.value, "polarity": c.polarity.value} for c in criteria]
         satisfied, told = judged.satisfied[b][g], len(case.rubric.criteria)
         if not judged.said and not judged.heard:
@@ -110,6 +109,15 @@ def _result(judged: Judged, b: int, g: int) -> dict[str, float | None]:
     return {name: _number(value) for name, value in values.items()}
 
 
+def _table(step: int, rows: Sequence[tuple[str, ...]]) -> Table:
+    table = Table(title=f"answers sampled at step {step}", box=box.SIMPLE, title_justify="left")
+    for name in ("case", "answer", "criteria", "S1", "S2", "S3", "reward", "advantage"):
+        table.add_column(name, justify="left" if name in ("case", "answer", "criteria") else "right")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
 def _word(row: dict[str, Any]) -> str:
     """A criterion with a tick where the answer is rather good by it, a cross where it is rather bad, and a question mark where nobody can tell."""
     good = row["satisfied"]
@@ -120,10 +128,6 @@ def _number(value: float) -> float | None:
     return None if np.isnan(value) else round(float(value), 6)
 
 
-def _of(functions: np.ndarray | None, b: int, g: int) -> np.ndarray:
-    return np.zeros(0) if functions is None else functions[b, g]
-
-
 def _metrics(judged: Judged, finished: np.ndarray, names: Sequence[str]) -> dict[str, float]:
     common = {
         "reward": float(np.nanmean(judged.reward)),
@@ -131,8 +135,7 @@ def _metrics(judged: Judged, finished: np.ndarray, names: Sequence[str]) -> dict
         "frac_reward_zero_std": float((judged.advantage == 0).all(-1).mean()),  # groups without signal
         "completions/clipped_ratio": float(1 - finished.mean()),
     }
-    for i, name in enumerate(names):
-        given = judged.functions[..., i] if judged.functions is not None else np.zeros(0)
+    for name, given in zip(names, () if judged.functions is None else np.moveaxis(judged.functions, -1, 0), strict=True):
         given = given[~np.isnan(given)]
         common |= {f"rewards/{name}/mean": float(given.mean()), f"rewards/{name}/std": float(given.std())} if given.size else {}
     s = judged.scores

@@ -60,13 +60,9 @@ def _wait_for(marker: Path, seconds: int = 30) -> None:
     raise InputError(f"{marker}: process {jax.process_index()} does not see the file that process 0 wrote; give --out on a file system that all hosts share")
 
 
-def nothing(state: TrainState, done: int) -> float | None:
-    """What a stage does before a checkpoint that has nothing to do."""
-    return None
-
-
 def run_steps(config: Stage, title: str, state: TrainState, where: TrainState, batches: Iterator, advance: Advance, tokens: Callable[[dict[str, Any]], float],
-              shown: tuple[str, ...], begin: Callable[[int], None] = lambda step: None, before_save: Callable[[TrainState, int], float | None] = nothing,
+              shown: tuple[str, ...], begin: Callable[[int], None] = lambda step: None,
+              before_save: Callable[[TrainState, int], float | None] = lambda state, done: None,
               go_back: Callable[[], int | None] = lambda: None) -> TrainState:
     """Runs the stage's steps from its last checkpoint on. `tokens` counts a host batch's real tokens for the speed, `shown` names the figures on the bar.
 

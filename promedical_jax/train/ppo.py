@@ -139,7 +139,7 @@ def run(config: PpoConfig, truth: Judge | None = None) -> None:
         trained = (lambda: {"policy": make(), "value": value()}) if callable(make) else {"policy": make, "value": value()}
         state, where = start(trained, {"policy": parts.axes, "value": HEADS_AXES}, optimizer, setup.mesh, config.weights)
         check_tree("the policy", join(parts.frozen, state.params["policy"]), model, setup.compute, trains=True, samples=True)
-        rollouts = Rollouts(config, setup, model, judges, sizes.prompt, parts.frozen, (state, parts.frozen, start_of_policy), truth)
+        rollouts = Rollouts(config, setup, model, judges, sizes.prompt, parts.frozen, (state, start_of_policy), truth)
         begin(config, setup)
         (look, step), alarms = make_steps(config, model, setup.compute, optimizer, where), Alarms(config)
 

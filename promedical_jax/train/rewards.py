@@ -1,11 +1,11 @@
 """From sampled answers to advantages: what those who judge say of them, the scores and the reward that this comes to, and who gains by it in its group."""
 
 from collections.abc import Sequence
-from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from promedical_jax.answering import Sampled
 from promedical_jax.cluster import chief, share, together
 from promedical_jax.config import GrpoConfig, Kind, OnPolicy
 from promedical_jax.data.batches import to_host
@@ -13,7 +13,6 @@ from promedical_jax.errors import InputError
 from promedical_jax.model.transformer import FLOAT32, Compute
 from promedical_jax.reward import RewardBatch, RewardModel, Said, jit_score
 from promedical_jax.reward.endpoint import EndpointJudge
-from promedical_jax.rollout import Rollout
 from promedical_jax.rubric import Case, Scores, Tier, Verdict, advantage
 from promedical_jax.rubric import score as score_of
 from promedical_jax.train import functions
@@ -32,29 +31,6 @@ class Judged(NamedTuple):
     heard: Heard | None = None
     functions: np.ndarray | None = None  # [B, G, F] by the recipe's functions; NaN where one abstains
     satisfied: list[np.ndarray] | None = None  # [G, K] of each case, then its functions with a tier: how far each criterion is met, as it counted
-
-
-class Sampled:
-    """A rollout as the host sees it. It is fetched and decoded when this is first asked for, and once; every process asks at the same place."""
-
-    def __init__(self, rollout: Rollout, tokenizer: Any):
-        self.rollout, self._tokenizer = rollout, tokenizer
-
-    @cached_property
-    def fetched(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Tokens [B, G, R], lengths [B, G], and which answers ended by themselves [B, G]."""
-        tokens, lengths, finished = (to_host(x) for x in (self.rollout.tokens, self.rollout.lengths, self.rollout.finished))
-        return tokens, lengths, finished
-
-    @cached_property
-    def tokens(self) -> list[list[list[int]]]:
-        """The answers without their stop token."""
-        tokens, lengths, finished = self.fetched
-        return [[row[:end].tolist() for row, end in zip(group, ends, strict=True)] for group, ends in zip(tokens, lengths - finished, strict=True)]
-
-    @cached_property
-    def texts(self) -> list[list[str]]:
-        return [[self._tokenizer.decode(row) for row in group] for group in self.tokens]
 
 
 def check_kind(config: OnPolicy, kind: Kind) -> None:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 from rich.console import Console
 
+from promedical_jax.answering import Sampled
 from promedical_jax.cluster import agree, chief, together
 from promedical_jax.config import OnPolicy
 from promedical_jax.data.batches import to_devices
@@ -26,7 +27,7 @@ from promedical_jax.selfcheck import check_tree
 from promedical_jax.train.functions import Functions, find_functions
 from promedical_jax.train.ledger import Ledger
 from promedical_jax.train.policy import AnswerBatch
-from promedical_jax.train.rewards import Judged, Sampled, ask, call, check_kind, judge
+from promedical_jax.train.rewards import Judged, ask, call, check_kind, judge
 from promedical_jax.train.stage import Setup, check_fits
 from promedical_jax.train.watch import Watch, watched_cases
 
@@ -42,25 +43,27 @@ class Judges(NamedTuple):
 
 def find_judges(config: OnPolicy, setup: Setup, truth: Judge | None = None) -> Judges:
     """Raises InputError where the reward model, the policy and the recipe do not go together."""
-    folder = config.reward_model
-    if folder is None:
-        pass
-    elif hf.is_adapter(folder):
-        check_shares(config, folder, setup.model)
-    else:
-        folder = hf.resolve(folder)
-        model = hf.read_config(folder)
-        check_fits(setup.mesh, model, config.batch)
-        check_reward_model(folder)
-        if load_tokenizer(folder, model.vocabulary).get_vocab() != setup.tokenizer.get_vocab():
-            raise InputError(f"{config.reward_model}: its tokenizer differs from that of {config.model}; both must read the same tokens")
-    if folder is not None:
-        check_kind(config, read_verdicts(folder).kind)
+    folder = _find_reward_model(config, config.reward_model, setup) if config.reward_model else None
     if not setup.source.has_weights():
         raise InputError(f"{config.model}: no weights; this stage starts from a trained policy (see `promedical train sft`)")
     with together():
         watched = watched_cases(config, setup.tokenizer, {case.case.id for case in setup.cases}, truth) if config.watch.cases else None
         return Judges(folder, EndpointJudge(config.judge) if config.judge.url else None, find_functions(config.functions), watched)
+
+
+def _find_reward_model(config: OnPolicy, name: Path, setup: Setup) -> Path:
+    if hf.is_adapter(name):
+        folder = name
+        check_shares(config, folder, setup.model)
+    else:
+        folder = hf.resolve(name)
+        model = hf.read_config(folder)
+        check_fits(setup.mesh, model, config.batch)
+        check_reward_model(folder)
+        if load_tokenizer(folder, model.vocabulary).get_vocab() != setup.tokenizer.get_vocab():
+            raise InputError(f"{name}: its tokenizer differs from that of {config.model}; both must read the same tokens")
+    check_kind(config, read_verdicts(folder).kind)
+    return folder
 
 
 def check_shares(config: OnPolicy, folder: Path, model: ModelConfig) -> None:
@@ -83,11 +86,11 @@ class Rollouts:
 
     def __init__(self, config: OnPolicy, setup: Setup, model: ModelConfig, judges: Judges, prompt: int, frozen: Params, held: Any, truth: Judge | None):
         """`prompt`: the longest instruction; `frozen`: the weights that policies of LoRA adapt, where the reward model may be another adapter's; `held`:
-        all arrays that the run holds beside those who judge, of which the memory for sampling is what they leave."""
+        what else the run holds but for those who judge: the memory for sampling is what they all leave."""
         self._config, self._setup, self._model, self._judges = config, setup, model, judges
         self._reward_model = _load(judges.folder, config, setup, frozen) if judges.folder else None
         self._watch = Watch(config, setup, model, judges.watched, truth) if judges.watched else None
-        held = (held, self._reward_model.params if self._reward_model else (), self._watch.held if self._watch else ())
+        held = (held, frozen, self._reward_model.params if self._reward_model else (), self._watch.held if self._watch else ())
         self._waves = rollout_waves(config, model, setup.mesh, prompt, config.answers, held)
         if self._watch:
             self._watch.waves = rollout_waves(config, model, setup.mesh, self._watch.prompt, config.watch.answers, held)

@@ -4,7 +4,6 @@ While the training reward rises and that judge's does not, the policy learns to 
 (`watch.patience`) the run ends early, with the weights of the best look.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from rich.console import Console
 
 from promedical_jax.answering import Answered, answer_cases
+from promedical_jax.atomic import whole_rows
 from promedical_jax.cluster import agree, chief, together
 from promedical_jax.config import OnPolicy
 from promedical_jax.data.encode import Encoded, measure
@@ -102,7 +102,8 @@ class Watch:
         """Goes on from `step`, with the looks before it."""
         path = self._config.out / "watch.jsonl"
         with together():
-            self._rows = [row for row in read_looks(path) if row["step"] < step] if path.is_file() else []
+            self._rows = [row for row in whole_rows(path) if row["step"] < step]
+        self._end = self._decide()
         self._file, self._answers = Lines(path, step), Lines(self._config.out / "watched.jsonl", step)
 
     def hear(self, values: dict[str, Any]) -> None:
@@ -135,17 +136,17 @@ class Watch:
             file.flush()
         said = "  ".join(f"{name} {'unknown' if row[name] is None else format(row[name], '.3g')}" for name in ("value", "s1", "safe", "judged"))
         self._console.print(f"watch at step {done}: {said}, on {len(answered)} held-out cases", soft_wrap=True, highlight=False)
+        self._end = self._decide()
         return row["value"]
 
     def outwitted(self) -> int | None:
         """The step of the best look, counted from 1, where the run is to end with its weights; None where it goes on. The same in every process."""
-        self._end = self._end or agree(self._outwitted() or 0) or None
         return self._end
 
-    def _outwitted(self) -> int | None:
-        step = end_early_with(self._rows, self._config.watch.patience)
-        if step is not None:
-            best = next(row for row in self._rows if row["step"] == step - 1)
+    def _decide(self) -> int | None:
+        step = agree(end_early_with(self._rows, self._config.watch.patience) or 0) or None
+        best = next((row for row in self._rows if step and row["step"] == step - 1), None)
+        if best and chief():
             self._console.print(
                 f"ends early: since step {step} the training reward rose above {best['reward']:.3g}, and no look at the held-out cases was worth more than its"
                 f" {best['value']:.3g}: the policy outwits its reward model. The model is that of step {step}",
@@ -173,9 +174,3 @@ def _open(config: OnPolicy, folder: Path, setup: Setup) -> RewardJudge:
     check_fits(setup.mesh, hf.read_config(folder), config.batch)
     model = load_reward_model(folder, jax.sharding.get_mesh(), config.dtype)
     return judge_of(model, load_tokenizer(folder, model.config.vocabulary), setup.mesh, config.batch, setup.compute)
-
-
-def read_looks(path: Path) -> list[dict[str, Any]]:
-    """The looks of a watch.jsonl; a last line that was cut off is left out."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
