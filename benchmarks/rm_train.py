@@ -5,10 +5,11 @@
 
 The work: `--pairs` pairs (an instruction, two of its answers, one criterion on which they differ), each trained on once by the same Bradley-Terry loss, with
 AdamW in float32, by models of the same size from random weights. A case has all its answers and criteria; TRL is given each pair as two sequences of
-instruction, answer and criterion. Ragged lengths up to those asked for; nothing is cut. Ours is what `promedical train rm` runs, with its Grain loader and
-packed rows; TRL's settings are the fastest that we found (benchmarks/peers/trl_reward.py, which also says how its matrix products reach their full speed on a
-processor that MKL does not know: `--peer` may be a script that sets that and calls the Python). First steps, which compile, count for neither. Prints one JSON
-line: pairs a second of both, the medians of `--times` runs that take turns.
+instruction, answer and criterion. Ragged lengths up to those asked for; nothing is cut. Both run at the fastest settings that we found. Ours is what
+`promedical train rm` runs, Grain loader and all, with `remat: attention` and two cases a batch, 28 pairs, whose activations stay near a CPU's cores; an
+accelerator wants a larger `--batch`, and `--row` packs its rows. TRL's are in benchmarks/peers/trl_reward.py, which also says how its matrix products reach
+their full speed on a processor that MKL does not know: `--peer` may be a script that sets that and calls the Python. First steps, which compile, count for
+neither. Prints one JSON line: pairs a second of both, the medians of `--times` runs that take turns.
 """
 
 import json
@@ -101,7 +102,7 @@ def ours(cases: Sequence[Any], given: Any) -> dict[str, float]:
         optimizer = make_optimizer(config.optimizer, steps)
         params = {"backbone": sizes.weights(model, given), "heads": init_heads(3, model.width, jax.random.key(1))}
         state, where = start(params, {"backbone": transformer.axes(model), "heads": HEADS_AXES}, optimizer, mesh)
-        step = make_step(config, model, Compute(given.dtype, "none"), optimizer, where)
+        step = make_step(config, model, Compute(given.dtype, "attention"), optimizer, where)
         seen, marks, fill = [], [], []
         for _ in range(steps):
             batch: dict[str, Any] = next(batches)
@@ -128,7 +129,7 @@ def theirs(folder: Path, given: Any) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    given = sizes.parse(__doc__, arguments, {"peer": "python of an environment with TRL; left out: ours alone"}, **SHAPES, batch=8, row=0, peer_batch=8)
+    given = sizes.parse(__doc__, arguments, {"peer": "python of an environment with TRL; left out: ours alone"}, **SHAPES, batch=2, row=0, peer_batch=8)
     import numpy as np
 
     from promedical_jax.model import hf

@@ -19,7 +19,10 @@ from promedical_jax.model.sharding import platform
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, batch: TreeBatch, layout: Layout) -> jax.Array:
-    """q: [B, T, K, Q, H], k and v: [B, T, K, H] -> [B, T, K, Q, H]. Softmax in float32; what padding tokens attend to is not defined."""
+    """q: [B, T, K, Q, H], k and v: [B, T, K, H] -> [B, T, K, Q, H]. Softmax in float32; what padding tokens attend to is not defined.
+
+    What a kernel gives, and what its backward pass reads beside q, k and v, is named "attention" for remat.
+    """
     rows: Callable[..., jax.Array]
     nodes: Callable[..., jax.Array]
     match platform():

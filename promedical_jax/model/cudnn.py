@@ -10,6 +10,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from promedical_jax.model.layout import Layout, nodes_of, pieces
 from promedical_jax.model.sharding import on_each_device, spec
@@ -59,6 +60,8 @@ def _attend(q: jax.Array, keys: list[jax.Array], values: list[jax.Array], seen: 
     k, v, real = (jnp.concatenate(parts, axis=2).reshape(b * n, -1, *parts[0].shape[3:]) for parts in (keys, values, seen))
     queries = q.reshape(b * n, t, kv * heads, size)
     if plain:
-        return jax.nn.dot_product_attention(queries, k, v, is_causal=True, implementation=implementation).reshape(q.shape)
-    causal = jnp.tril(jnp.ones((t, k.shape[1]), bool), k.shape[1] - t)
-    return jax.nn.dot_product_attention(queries, k, v, mask=(causal & real[:, None])[:, None], implementation=implementation).reshape(q.shape)
+        mixed = jax.nn.dot_product_attention(queries, k, v, is_causal=True, implementation=implementation)
+    else:
+        causal = jnp.tril(jnp.ones((t, k.shape[1]), bool), k.shape[1] - t)
+        mixed = jax.nn.dot_product_attention(queries, k, v, mask=(causal & real[:, None])[:, None], implementation=implementation)
+    return checkpoint_name(mixed.reshape(q.shape), "attention")  # its backward pass wants more, so that remat runs the forward kernel again

@@ -17,6 +17,7 @@ from functools import reduce
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from promedical_jax.model.layout import Layout, nodes_of, pieces
 from promedical_jax.model.sharding import out, reshape
@@ -68,6 +69,7 @@ def _forward(q: jax.Array, keys: Arrays, values: Arrays, real: Arrays):
     total = reduce(jnp.add, [_to_rows(jnp.sum(weight, -1, keepdims=True), q) for weight in weights])
     parts = [_product(weight.astype(q.dtype), value.swapaxes(-1, -2)) for weight, value in zip(weights, values, strict=True)]
     mixed = (reduce(jnp.add, [_to_rows(part, q) for part in parts]) / total).astype(q.dtype)
+    mixed, top, total = (checkpoint_name(x, "attention") for x in (mixed, top, total))  # with all three kept, remat computes no attention twice
     return fold(mixed, *q.shape), (q, keys, values, real, top, total)
 
 

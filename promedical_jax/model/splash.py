@@ -95,7 +95,9 @@ def _kernel(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array, mask: An
     of_queries, of_keys = ("q", "q_dkv", "q_dq"), ("kv", "kv_compute", "kv_dkv", "kv_dkv_compute", "kv_dq")
     sizes = dict.fromkeys(of_queries, blocks[0]) | dict.fromkeys(of_keys, blocks[1])
     chosen = kernels.BlockSizes(**dict[str, Any]({f"block_{name}": block for name, block in sizes.items()}))
-    kernel = kernels.make_splash_mha(masks.MultiHeadMask([mask] * (kv * heads)), block_sizes=chosen, head_shards=1, q_seq_shards=1, interpret=interpret)
+    # What the backward pass reads, the mixed values and each row's log-sum, is named: where remat keeps both, the forward kernel is not run again.
+    every = masks.MultiHeadMask([mask] * (kv * heads))
+    kernel = kernels.make_splash_mha(every, block_sizes=chosen, head_shards=1, q_seq_shards=1, interpret=interpret, residual_checkpoint_name="attention")
     # A key of another segment than the query is not seen: padding keys are in segment 1, and every query in segment 0.
     hidden = jnp.pad(~valid, ((0, 0), (0, mask.shape[1] - valid.shape[1]))).astype(jnp.int32)
 

@@ -136,7 +136,7 @@ def forward(params: Params, config: ModelConfig, batch: TreeBatch, layout: Layou
         w = ready(weights, dtype)
         q, k, v = project(w, x, sin, cos, config)
         with jax.named_scope("attention"):
-            mixed = checkpoint_name(attend(q, k, v, batch, layout), "attention")
+            mixed = attend(q, k, v, batch, layout)
         return finish(w, x, mixed, config), (k.swapaxes(1, 2), v.swapaxes(1, 2)) if cache else None
 
     x, kept = jax.lax.scan(rematerialised(layer, compute.remat), x, stack_of(params))

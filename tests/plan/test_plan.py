@@ -12,10 +12,12 @@ from promedical_jax.cli import main
 from promedical_jax.errors import InputError
 from promedical_jax.model import transformer
 from promedical_jax.model.hf import hf_config
+from promedical_jax.model.sharding import make_mesh
+from promedical_jax.model.transformer import Remat
 from promedical_jax.plan import compile as planning
 from promedical_jax.plan.chips import CHIPS, GIB, Chip, topology
 from promedical_jax.plan.compile import Request, plan_stage
-from promedical_jax.plan.programs import Choices, Shapes
+from promedical_jax.plan.programs import Choices, Shapes, build
 
 SMALL = Shapes(batch=0, prompt=8, answers=2, answer=8, criteria=2, criterion=4)
 STAGES = ("sft", "rm", "score", "reference", "grpo", "rollout")
@@ -106,6 +108,17 @@ def test_a_tpu_step_gathers_no_parameter_outside_its_loops(name: str) -> None:
     assert moved["all-gather"].count >= 3 * 7 and moved["all-gather"].mib_outside_loops < smallest
     scattered = moved.get("reduce-scatter") or moved["all-reduce"]  # as the compiler writes the sum of gradients
     assert scattered.mib_outside_loops < smallest
+
+
+@pytest.mark.parametrize(("remat", "runs"), [("full", 2), ("attention", 1)])
+def test_the_attention_kernel_runs_once_where_remat_keeps_what_it_gave(remat: Remat, runs: int) -> None:
+    """Two kernels of the backward pass stand beside it, in the real compiler's program."""
+    mesh = make_mesh(devices=topology("v5e:1x1")[1])
+    program = build("sft", replace(CONFIG, head=128), mesh, Shapes(2, 128, 2, 128, 1, 1), Choices(remat=remat), memory=0.0)
+    with jax.set_mesh(mesh):
+        lowered = program.function.trace(*program.arguments, **program.keywords).lower(lowering_platforms=("tpu",))
+        text = lowered.compile().as_text()
+    assert text.count('custom_call_target="tpu_custom_call"') == runs + 2
 
 
 @pytest.mark.parametrize(

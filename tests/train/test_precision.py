@@ -66,21 +66,36 @@ def test_what_is_kept_takes_memory() -> None:
     assert memory["offload"] <= memory["attention"], memory  # the same arrays; the CPU has one memory, so they do not leave it
 
 
+@cache
+def passes(remat: str) -> list[Any]:
+    """The scans over layers, forward and backward."""
+    jaxpr = jax.make_jaxpr(both(Compute("float32", remat), DEEP))(policy(DEEP), answers(4, 40))
+    scans = [eqn for eqn, _ in equations(jaxpr.jaxpr) if eqn.primitive.name == "scan" and eqn.params["length"] == DEEP.depth]
+    assert len(scans) == 2 and scans[1].params["reverse"]
+    return scans
+
+
 @pytest.mark.parametrize("remat", REMATS)
 def test_what_each_policy_keeps(remat: str) -> None:
     """The stacked outputs [L, ...] of the forward scan are what the backward one reads: beside x, what the policy names."""
-    c, batch = DEEP, answers(4, 40)
-    jaxpr = jax.make_jaxpr(both(Compute("float32", remat), c))(policy(c), batch)
-    scans = [eqn for eqn, _ in equations(jaxpr.jaxpr) if eqn.primitive.name == "scan" and eqn.params["length"] == c.depth]
-    assert len(scans) == 2 and scans[1].params["reverse"]
-    outputs = [x.aval for x in scans[0].outvars[scans[0].params["num_carry"] :]]
+    forward, c = passes(remat)[0], DEEP
+    outputs = [x.aval for x in forward.outvars[forward.params["num_carry"] :]]
     tokens = 4 * (40 + 2 * 40)
-    x, mixed = tokens * c.width, tokens * c.kv_heads * c.query_heads * c.head
-    kept = sorted(aval.size // c.depth for aval in outputs)
-    wanted = {"full": [x], "attention": sorted([x, mixed]), "offload": sorted([x, mixed])}
-    assert kept == wanted[remat] if remat in wanted else len(kept) > 10
+    x, rows = tokens * c.width, tokens * c.kv_heads * c.query_heads
+    attention = rows * (c.head + 2)  # what is mixed, and of each softmax the largest score and the sum
+    wanted = {"full": x, "attention": x + attention, "offload": x + attention}
+    kept = sum(aval.size // c.depth for aval in outputs)
+    assert kept == wanted[remat] if remat in wanted else len(outputs) > 10
     on_host = ["host" in str(aval) for aval in outputs]
     assert all(on_host) if remat == "offload" else not any(on_host)
+
+
+def test_attention_that_is_kept_is_not_computed_again() -> None:
+    products = {remat: sum(eqn.primitive.name == "dot_general" for eqn, _ in equations(passes(remat)[1].params["jaxpr"].jaxpr)) for remat in REMATS}
+    in_a_forward = sum(eqn.primitive.name == "dot_general" for eqn, _ in equations(passes("full")[0].params["jaxpr"].jaxpr))
+    matrices = 6  # the feed-forward's way back has nobody who reads it
+    assert products["attention"] == products["offload"] == products["none"] + matrices
+    assert products["full"] == products["none"] + in_a_forward - 1
 
 
 def equations(jaxpr: Any, outer: str = "") -> Iterator[tuple[Any, str]]:
