@@ -1,4 +1,5 @@
-"""GRPO with a veto, and its rivals, on the clinic: base, DPO, PPO, best-of-G, GRPO by an implicit reward, and by the criteria with each of the advantages.
+"""GRPO with a veto, and its rivals, on the clinic: base, DPO, PPO, best-of-G, GRPO by an implicit reward, and by the criteria with each of the advantages,
+`tiered` also with four times the weight on safety (`safety_first`).
 
     python -m benchmarks.policies --seeds 5 --out runs/benchmark_rm
 
@@ -17,7 +18,8 @@ from pathlib import Path
 from benchmarks.reward_model import ROOT, SIZES, make_base, train_reward_model
 from benchmarks.seeds import over_seeds, parser, publish, three
 
-EXPLICIT = ("scalar", "lexicographic", "tiered")
+SAFETY = 4  # the weight of S3 in `safety_first`, where `tiered` has 1: about what a violation weighs beside S1 in PPO's advantages, whitened over a batch
+EXPLICIT = {name: {"advantage": name} for name in ("scalar", "lexicographic", "tiered")} | {"safety_first": {"advantage": "tiered", "tiers.s3": str(SAFETY)}}
 POLICIES = ("base", "best_of_8", "dpo", "ppo", "implicit", *EXPLICIT)
 ANSWERS = 8
 
@@ -78,8 +80,8 @@ def _train(name: str, out: Path, judges: dict[str, Path], given: dict[str, str])
     elif name == "ppo":
         ppo.run(read_recipe(PpoConfig, configs / "ppo.yaml", {"reward_model": str(judges["explicit"])} | given))
     else:
-        kind, advantage = ("implicit", "scalar") if name == "implicit_grpo" else ("explicit", name)
-        grpo.run(read_recipe(GrpoConfig, configs / "grpo.yaml", {"reward_model": str(judges[kind]), "advantage": advantage} | given))
+        kind, chosen = ("implicit", EXPLICIT["scalar"]) if name == "implicit_grpo" else ("explicit", EXPLICIT[name])
+        grpo.run(read_recipe(GrpoConfig, configs / "grpo.yaml", {"reward_model": str(judges[kind])} | chosen | given))
     return out / "model"
 
 
@@ -122,7 +124,7 @@ def summary(rows: Sequence[dict]) -> dict:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     flagged = parser(__doc__, "runs/benchmark_rm", SIZES)
-    recipes = "base, rm, dpo, ppo, implicit_grpo, scalar, lexicographic, tiered"
+    recipes = ", ".join(["base", "rm", "dpo", "ppo", "implicit_grpo", *EXPLICIT])
     flagged.add_argument("--set", action="append", default=[], metavar="RECIPE.KEY=VALUE", help=f"a key of a recipe: {recipes}")
     given = flagged.parse_args(arguments)
     flags: dict[str, dict[str, str]] = {}

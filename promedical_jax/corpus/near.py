@@ -1,0 +1,151 @@
+"""Near duplicates among many texts: MinHash finds who may be alike, the texts themselves decide, and who is alike is one cluster.
+
+A text is the set of its windows of SHINGLE characters, after case, blanks and the forms of letters are evened out. Two texts are alike if their sets' Jaccard
+index is at least a threshold: a typo in a sentence leaves about 0.85, another drug's name in the same question about 0.5. Signatures are rensa's (MinHash,
+Broder 1997); bands of them make candidates; each candidate pair is counted exactly. So nothing that is called alike is less than that, and what is missed is
+missed by the bands alone: at an index of 0.8 less than one pair in ten thousand. Everything is a function of the texts and their order.
+
+Letters: n texts, h shingles of all texts together.
+"""
+
+import unicodedata
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from promedical_jax.errors import InputError
+
+SHINGLE = 5  # characters
+BANDS, ROWS = 25, 5  # of a signature: candidates agree in all rows of a band
+CROWD = 16  # a bucket of more texts than that is sorted, and each text compared with the next few only
+THRESHOLD = 0.7
+DOUBT = 0.15  # how far the index that signatures estimate may lie below the threshold: 3.6 standard deviations
+CHUNK = 50_000  # texts, or pairs, at a time
+BITS = np.uint64(40)  # of a shingle's hash; above them stands whose it is
+
+Flat = tuple[np.ndarray, np.ndarray]  # values of all texts behind one another, and where each text's begin and the last one's end
+
+
+def evened(text: str) -> str:
+    """What two texts are compared by: one form of each letter (NFKC), no case, single blanks."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def alike(texts: Sequence[str], threshold: float = THRESHOLD) -> np.ndarray:
+    """[pairs, 2]: texts whose Jaccard index is at least `threshold`, the earlier one first, sorted; found by bands, each pair checked."""
+    shingles = _shingles([evened(text) for text in texts])
+    candidates = _candidates(_signatures(shingles), threshold - DOUBT)
+    return candidates[jaccard(shingles, candidates) >= threshold]
+
+
+def clusters(count: int, pairs: np.ndarray) -> np.ndarray:
+    """[count]: for each text the first text of its cluster, where pairs [_, 2] join texts."""
+    graph = coo_matrix((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
+    _, label = connected_components(graph, directed=False)
+    first = np.full(label.max(initial=-1) + 1, count)
+    np.minimum.at(first, label, np.arange(count))
+    return first[label]
+
+
+def jaccard(shingles: Flat, pairs: np.ndarray) -> np.ndarray:
+    """The indices of pairs [_, 2], exact but for collisions of BITS bits; a text without shingles is like nothing."""
+    values, starts = shingles
+    made = [np.zeros(0)]
+    for first in range(0, len(pairs), CHUNK):
+        part = pairs[first : first + CHUNK]
+        sizes = np.diff(starts)[part]
+        of_pair = np.repeat(np.arange(len(part), dtype=np.uint64), sizes.sum(1))
+        both = np.sort((of_pair << BITS) | values[_ranges(starts[part.ravel()], sizes.ravel())])
+        same = both[1:][both[1:] == both[:-1]] >> BITS
+        shared = np.bincount(same.astype(np.int64), minlength=len(part))
+        made.append(shared / np.maximum(sizes.sum(1) - shared, 1))
+    return np.concatenate(made)
+
+
+def _ranges(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """start, start + 1, ... of each range behind one another."""
+    ends = np.cumsum(sizes)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - sizes), sizes)
+
+
+def _shingles(texts: Sequence[str]) -> Flat:
+    """Hashes of each text's different shingles, uint64 [h] of BITS bits, ascending within a text; a shorter text is one shingle."""
+    parts, counts = zip(*(_shingles_of(texts[start : start + CHUNK]) for start in range(0, len(texts), CHUNK)), strict=True) if texts else ((), ())
+    sizes = np.concatenate(counts or [np.zeros(0, np.int64)])
+    return np.concatenate(parts or [np.zeros(0, np.uint64)]), np.concatenate([[0], np.cumsum(sizes)])
+
+
+def _shingles_of(texts: Sequence[str]) -> Flat:
+    """The same of some texts, with the number of each text's shingles in place of where they begin."""
+    padded = [text.ljust(SHINGLE, "\0") if text else "" for text in texts]
+    lengths = np.array([len(text) for text in padded], np.int64)
+    letters = np.frombuffer("".join(padded).encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
+    windows = max(len(letters) - SHINGLE + 1, 0)
+    hashes = np.zeros(windows, np.uint64)
+    for place in range(SHINGLE):
+        hashes = hashes * np.uint64(0x100000001B3) + letters[place : place + windows]
+    hashes = (hashes ^ (hashes >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
+    owner = np.repeat(np.arange(len(texts), dtype=np.uint64), lengths)[:windows]
+    inside = np.arange(windows) <= np.repeat(np.cumsum(lengths) - SHINGLE, lengths)[:windows]  # the window ends where its text does, or before
+    both = _distinct(((owner << BITS) | (hashes >> (np.uint64(64) - BITS)))[inside])
+    return both & ((np.uint64(1) << BITS) - np.uint64(1)), np.bincount((both >> BITS).astype(np.int64), minlength=len(texts))
+
+
+def _distinct(values: np.ndarray) -> np.ndarray:
+    """np.unique by sorting: its hash table is five times slower on as many values as here."""
+    values = np.sort(values)
+    return values[np.concatenate([[True], values[1:] != values[:-1]])] if len(values) else values
+
+
+def _signatures(shingles: Flat) -> np.ndarray:
+    """[n, BANDS * ROWS] uint32."""
+    try:
+        from rensa import RMinHash
+    except ImportError:
+        raise InputError('near duplicates need rensa; run pip install "promedical-jax[corpus]"') from None
+    values, starts = shingles
+    count = len(starts) - 1
+    made = np.empty((count, BANDS * ROWS), np.uint32)
+    for first in range(0, count, CHUNK):
+        ends = starts[first : first + CHUNK + 1]
+        part = np.ascontiguousarray(values[ends[0] : ends[-1]])
+        made[first : first + CHUNK] = RMinHash.digest_matrix_from_flat_token_hashes(part, (ends - ends[0]).astype(np.uint64), BANDS * ROWS, 0).to_rows()
+    return made
+
+
+def _candidates(signatures: np.ndarray, least: float) -> np.ndarray:
+    """[pairs, 2]: who agrees in a band and, by the whole signature, in a share of at least `least`; each pair once, sorted."""
+    count = len(signatures)
+    found = [np.zeros(0, np.int64)]
+    for first, second in _of_bands(signatures):
+        for start in range(0, len(first), CHUNK):
+            i, j = first[start : start + CHUNK], second[start : start + CHUNK]
+            close = (signatures[i] == signatures[j]).mean(1) >= least
+            found.append(i[close] * count + j[close])
+    return np.column_stack(np.divmod(_distinct(np.concatenate(found)), max(count, 1)))
+
+
+def _of_bands(signatures: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pairs of texts, the earlier one first, that agree in a band."""
+    for band in range(BANDS):
+        own, behind = (_key(np.roll(signatures, -start, axis=1)[:, :rows]) for start, rows in ((band * ROWS, ROWS), ((band + 1) * ROWS, 3)))
+        # In a crowd, whoever agrees in the next rows too stands nearer.
+        order = np.argsort((own & ~np.uint64(0xFFFFF)) | (behind >> np.uint64(44)), kind="stable")
+        bucket = own[order] >> np.uint64(20)
+        for step in range(1, CROWD):
+            together = bucket[step:] == bucket[:-step]
+            if not together.any():
+                break
+            one, other = order[:-step][together], order[step:][together]
+            yield np.minimum(one, other), np.maximum(one, other)
+
+
+def _key(columns: np.ndarray) -> np.ndarray:
+    """[n] uint64: rows that are equal have the same, others hardly ever."""
+    key = np.zeros(len(columns), np.uint64)
+    for column in columns.T:
+        key = (key ^ column) * np.uint64(0x9E3779B97F4A7C15)
+        key ^= key >> np.uint64(32)
+    return key
