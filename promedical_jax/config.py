@@ -171,12 +171,18 @@ class Endpoint(Settings):
     timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(60.0, description="seconds for one reply")
     retries: Annotated[int, Field(ge=0)] = Field(3, description="further tries for a question without a sound reply; then the judge abstains")
     max_tokens: Positive = Field(64, description="the longest reply")
-    cache: Path | None = Field(None, description="file that keeps verdicts, .jsonl: the same question is not asked again")
+    per_minute: Positive | None = Field(None, description="requests a minute at most, spread evenly; null: as many as `concurrency` allows")
+    price_prompt: Rate = Field(0.0, description="what a million tokens of questions cost, in any money")
+    price_reply: Rate = Field(0.0, description="what a million tokens of replies cost")
+    budget: Annotated[float, Field(gt=0)] | None = Field(None, description="the most that may be spent, in that money and over all runs with this cache")
+    cache: Path | None = Field(None, description="SQLite file that keeps sound replies and what was spent: no question is paid for twice")
 
     @model_validator(mode="after")
     def _a_url_needs_a_model(self) -> Self:
         if (self.url is None) != (self.model is None):
             raise ValueError("judge.url and judge.model belong together; give both, or neither")
+        if self.budget is not None and not self.price_prompt + self.price_reply:
+            raise ValueError("judge.budget is given and no price; give judge.price_prompt and judge.price_reply, or leave the budget out")
         return self
 
 

@@ -10,6 +10,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import pytest
 from hypothesis import settings
+from served import Server
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "promedical_jax" / "tests"
 
@@ -41,3 +42,12 @@ def data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; set PROMEDICAL_DATA to a folder that holds it")
     return folder
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """An endpoint to ask; `server.reply` is what it says."""
+    made = Server()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()

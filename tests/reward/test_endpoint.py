@@ -1,17 +1,13 @@
 """A judge behind an endpoint: verdicts in order, and what becomes of every sort of failure. The endpoint is a server of this process's own."""
 
-import asyncio
 import json
-import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from served import Replies, Server, at_once, says
 
 from promedical_jax.clinic import make_cases, truth
 from promedical_jax.config import Endpoint
@@ -29,71 +25,17 @@ KNOWN = {
     for text, row in zip(texts, said, strict=True)
     for criterion, verdict in zip(case.rubric.criteria, row, strict=True)
 }
-Replies = Callable[[int, dict[str, Any]], tuple[int, str, dict[str, str]]]
 
 
 def sound(_: int, body: dict[str, Any]) -> tuple[int, str, dict[str, str]]:
     """Knows the truth."""
-    verdict = KNOWN[json.dumps(body["messages"])].value
+    verdict = KNOWN[json.dumps(body["messages"][:2])].value
     return 200, json.dumps({"choices": [{"message": {"content": json.dumps({"verdict": verdict})}}]}), {}
 
 
-class Patient(ThreadingHTTPServer):
-    request_queue_size = 256  # connections that wait to be taken; more are refused
-    daemon_threads = True
-
-
-class Server:
-    """Replies as `reply` says, which is given the number of the request for the same question, from 0, and its body."""
-
-    def __init__(self) -> None:
-        self.reply: Replies = sound
-        self.seen: Counter[str] = Counter()
-        self.headers: list[dict[str, str]] = []
-        self.most = self.now = 0
-        lock = threading.Lock()
-        here = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with lock:
-                    key = json.dumps(body["messages"])
-                    number = here.seen[key]
-                    here.seen[key] += 1
-                    here.headers.append({"path": self.path, **self.headers})
-                    here.now += 1
-                    here.most = max(here.most, here.now)
-                status, text, more = here.reply(number, body)
-                with lock:
-                    here.now -= 1
-                try:
-                    self.send_response(status)
-                    for name, value in more.items():
-                        self.send_header(name, value)
-                    self.end_headers()
-                    self.wfile.write(text.encode())
-                except OSError:
-                    pass  # who asked has given up
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = Patient(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
-        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    made = Server()
-    yield made
-    made.server.shutdown()
-    made.server.server_close()
-
-
-async def at_once(_: float) -> None:
-    await asyncio.sleep(0)
+@pytest.fixture(autouse=True)
+def _knows_the_truth(server: Server) -> None:
+    server.reply = sound
 
 
 def judge(server: Server, pause: Any = at_once, **keys: Any) -> EndpointJudge:
@@ -106,7 +48,7 @@ def test_verdicts_come_in_order_and_each_question_is_asked_once(server: Server) 
     assert asking([*ANSWERED, *ANSWERED]) == [*TRUTH, *TRUTH]
     assert sum(server.seen.values()) == len(KNOWN) <= QUESTIONS and set(server.seen.values()) == {1}
     assert 1 < server.most <= 4 and server.headers[0]["path"] == "/v1/chat/completions" and "Authorization" not in server.headers[0]
-    assert asking(ANSWERED) == TRUTH and sum(server.seen.values()) == len(KNOWN) == asking.counts["asked"] and asking.counts["abstained"] == 0
+    assert asking(ANSWERED) == TRUTH and sum(server.seen.values()) == len(KNOWN) == asking.counts["asked"] and asking.counts["failed"] == 0
 
 
 def test_the_key_is_that_of_the_environment(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,10 +58,6 @@ def test_the_key_is_that_of_the_environment(server: Server, monkeypatch: pytest.
     monkeypatch.setenv("JUDGE_KEY", "secret")
     judge(server, key="JUDGE_KEY")(ANSWERED[:1])
     assert server.headers[0]["Authorization"] == "Bearer secret"
-
-
-def says(content: Any) -> Replies:
-    return lambda *_: (200, json.dumps({"choices": [{"message": {"content": content}}]}), {})
 
 
 FAULTS: dict[str, tuple[Replies, str]] = {
@@ -140,13 +78,12 @@ FAULTS: dict[str, tuple[Replies, str]] = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_failure_that_stays_is_asked_again_so_many_times_and_then_abstains(fault: str, server: Server, tmp_path: Path) -> None:
     server.reply, cause = FAULTS[fault]
-    asking = judge(server, timeout=0.2 if cause == "timeouts" else 5.0, concurrency=64, cache=tmp_path / "cache.jsonl")
+    asking = judge(server, timeout=0.2 if cause == "timeouts" else 5.0, concurrency=64, cache=tmp_path / "cache.sqlite")
     said = asking(ANSWERED)
     assert {verdict for case in said for row in case for verdict in row} == {Verdict.ABSTAIN}
-    assert asking.counts[cause] == 3 * len(KNOWN) and asking.counts["abstained"] == len(KNOWN)
+    assert asking.counts[cause] == 3 * len(KNOWN) and asking.counts["failed"] == len(KNOWN)
     assert set(server.seen.values()) == {3} or cause == "timeouts"  # a server that hangs need not have seen whom it kept waiting
-    assert not (tmp_path / "cache.jsonl").exists()  # a failure is not remembered: the next step asks again
-    server.reply = sound
+    server.reply = sound  # a failure is not remembered: the next step asks again
     assert asking(ANSWERED) == TRUTH
 
 
@@ -155,7 +92,7 @@ def test_a_failure_that_passes_is_no_failure(fault: str, server: Server) -> None
     bad = FAULTS[fault][0]
     server.reply = lambda number, body: bad(number, body) if number < 2 else sound(number, body)
     asking = judge(server)
-    assert asking(ANSWERED) == TRUTH and asking.counts["abstained"] == 0
+    assert asking(ANSWERED) == TRUTH and asking.counts["failed"] == 0
 
 
 def test_an_endpoint_that_is_not_there_abstains() -> None:
@@ -183,20 +120,18 @@ def test_pauses_double_and_heed_what_the_endpoint_asks_for(server: Server) -> No
     assert pauses == [7.0, 1.0, 30.0]
 
 
-def test_the_cache_outlives_the_run_and_half_a_line(server: Server, tmp_path: Path) -> None:
-    cache = tmp_path / "new" / "cache.jsonl"
+def test_the_cache_outlives_the_run_and_is_of_one_model(server: Server, tmp_path: Path) -> None:
+    cache = tmp_path / "new" / "cache.sqlite"
     assert judge(server, cache=cache)(ANSWERED[:1]) == TRUTH[:1]
-    whole, asked = cache.read_bytes(), sum(server.seen.values())
-    cache.write_bytes(whole[:-10])  # killed in the middle of the last line
+    asked = sum(server.seen.values())
     again = judge(server, cache=cache)
-    assert again(ANSWERED[:1]) == TRUTH[:1] and sum(server.seen.values()) == asked + 1 and again.counts["cached"] == asked - 1
-    assert sorted(cache.read_bytes().splitlines()) == sorted(whole.splitlines())
+    assert again(ANSWERED[:1]) == TRUTH[:1] and sum(server.seen.values()) == asked and again.counts["cached"] == asked
     other = EndpointJudge(Endpoint(url=server.url, model="another", cache=cache))
     other(ANSWERED[:1])
-    assert sum(server.seen.values()) == 2 * asked + 1  # another model's verdicts are its own
-    cache.write_text('{"question": "x"}\n')
-    with pytest.raises(InputError, match=r"cache.jsonl:1: is no line of a judge's cache"):
-        judge(server, cache=cache)
+    assert sum(server.seen.values()) == 2 * asked  # another model's verdicts are its own
+    (tmp_path / "lines").write_text('{"question": "x"}\n' * 100)
+    with pytest.raises(InputError, match=r"judge.cache: .*lines is no cache of replies .*; name another file"):
+        judge(server, cache=tmp_path / "lines")
 
 
 def test_nothing_in_an_answer_can_pass_for_the_question() -> None:

@@ -1,0 +1,246 @@
+"""Many questions to an OpenAI-compatible endpoint at a time, each for a reply of a given form; None where no sound one comes.
+
+A reply must be the JSON of the form that was asked for. What hangs, is overloaded or fails is asked again after a pause, what replies with something else is
+told what was wrong with it, a few times each; who failed has said nothing (see docs/decisions.md). A sound reply is in the SQLite file before the next is
+looked at, so that a run that is killed pays for no reply twice, and the file knows what has been spent.
+"""
+
+import asyncio
+import json
+import os
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from pydantic import BaseModel, ValidationError
+
+from promedical_jax.config import Endpoint
+from promedical_jax.errors import InputError
+from promedical_jax.rubric.faults import sentence
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds; each pause is twice the one before it
+AGAIN = {408, 409, 425, 429}  # and all from 500 on
+LETTERS_A_TOKEN = 4  # where an endpoint does not say what a reply cost
+MILLION = 1_000_000
+TABLES = (
+    "CREATE TABLE IF NOT EXISTS replies (question TEXT PRIMARY KEY, content TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS spent (endpoint TEXT PRIMARY KEY, prompt_tokens INTEGER NOT NULL, reply_tokens INTEGER NOT NULL)",
+)
+ADD = """INSERT INTO spent VALUES (?, ?, ?) ON CONFLICT (endpoint)
+         DO UPDATE SET prompt_tokens = prompt_tokens + excluded.prompt_tokens, reply_tokens = reply_tokens + excluded.reply_tokens"""
+Messages = list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A question, and the form of its reply: a pydantic model that forbids extra fields."""
+
+    messages: Messages
+    form: type[BaseModel]
+
+
+class Asker:
+    """Asks of one endpoint. `counts` since the start: asked, cached, failed, tokens, and what went wrong by cause, each time it did."""
+
+    def __init__(self, config: Endpoint, where: str = "judge", transport: httpx2.AsyncBaseTransport | None = None,
+                 pause: Callable[[float], Awaitable[None]] = asyncio.sleep):  # fmt: skip
+        """`where`: the recipe's place of `config`, for messages. `transport` and `pause` stand in for the network and the clock in tests.
+
+        Raises InputError for a key's variable that is not set, and for a cache that is none.
+        """
+        assert config.url and config.model
+        self._config, self._where, self._transport, self._pause = config, where, transport, pause
+        self._headers = {}
+        if config.key:
+            if not os.environ.get(config.key):
+                raise InputError(f"{where}.key: the environment has no {config.key}; set it to the endpoint's key, or leave {where}.key out")
+            self._headers = {"Authorization": f"Bearer {os.environ[config.key]}"}
+        self._store = _open(config.cache, f"{where}.cache")
+        self._next = 0.0  # when the next request may go out
+        self._held = 0.0  # what requests that are under way may cost
+        self._stopped: InputError | None = None
+        self.counts: Counter[str] = Counter()
+
+    def __call__(self, asks: Sequence[Ask]) -> list[BaseModel | None]:
+        """The replies in order; the same question is asked once. Raises InputError where the endpoint refuses to be asked at all, or the budget is spent."""
+        with ThreadPoolExecutor(1) as apart:  # a notebook has an event loop already
+            return apart.submit(asyncio.run, self._ask_all(asks)).result()
+
+    def left(self, asks: Sequence[Ask]) -> tuple[int, float]:
+        """How many of these would be asked now, and about what they cost, in money, if each is replied to at full length."""
+        new = {self._key(ask): ask for ask in asks if self._known(ask) is None}
+        return len(new), sum(self._price(_letters(ask.messages) // LETTERS_A_TOKEN, self._config.max_tokens) for ask in new.values())
+
+    def spent(self) -> float:
+        """What this endpoint has cost so far, in money, over all runs with this cache."""
+        row = self._store.execute("SELECT prompt_tokens, reply_tokens FROM spent WHERE endpoint = ?", (self._endpoint,)).fetchone()
+        return self._price(*row) if row else 0.0
+
+    async def _ask_all(self, asks: Sequence[Ask]) -> list[BaseModel | None]:
+        keys = [self._key(ask) for ask in asks]
+        known = {key: self._known(ask) for key, ask in zip(keys, asks, strict=True)}
+        new = {key: ask for key, ask in zip(keys, asks, strict=True) if known[key] is None}
+        self.counts["cached"] += sum(key not in new for key in keys)
+        gate, limits = asyncio.Semaphore(self._config.concurrency), httpx2.Limits(max_connections=self._config.concurrency)
+        async with httpx2.AsyncClient(transport=self._transport, headers=self._headers, timeout=self._config.timeout, limits=limits) as client:
+
+            async def one(key: str, ask: Ask) -> None:
+                async with gate:
+                    try:
+                        known[key] = await self._ask(client, key, ask)
+                    except InputError as error:
+                        self._stopped = self._stopped or error
+                        return
+                self.counts["asked"] += 1
+                self.counts["failed"] += known[key] is None
+
+            self._stopped = None
+            await asyncio.gather(*(one(key, ask) for key, ask in new.items()))
+        if self._stopped:
+            raise self._stopped
+        return [known[key] for key in keys]
+
+    async def _ask(self, client: httpx2.AsyncClient, key: str, ask: Ask) -> BaseModel | None:
+        """One sound reply; None where none came in so many tries."""
+        messages = ask.messages
+        for tried in range(self._config.retries + 1):
+            wait = FIRST_PAUSE * 2**tried
+            most = await self._turn(messages)
+            try:
+                async with asyncio.timeout(self._config.timeout):  # of the whole reply: one that trickles in forever hangs as well
+                    reply = await client.post(f"{str(self._config.url).rstrip('/')}/chat/completions", json=self._body(messages, ask.form))
+                if reply.status_code < 400:
+                    self._pay(messages, reply)
+            except (httpx2.TimeoutException, TimeoutError):
+                self.counts["timeouts"] += 1
+            except httpx2.RequestError:
+                self.counts["unreachable"] += 1
+            else:
+                if reply.status_code < 400:
+                    content = _content(reply)
+                    try:
+                        read = ask.form.model_validate_json(content)
+                    except ValidationError as error:
+                        self.counts["garbage"] += 1
+                        messages = [*ask.messages, {"role": "assistant", "content": content}, _again(error, ask.form)] if content else ask.messages
+                    else:
+                        with self._store:
+                            self._store.execute("INSERT OR REPLACE INTO replies VALUES (?, ?)", (key, content))
+                        return read
+                elif reply.status_code in AGAIN or reply.status_code >= 500:
+                    self.counts[f"status {reply.status_code}"] += 1
+                    wait = max(wait, _retry_after(reply))
+                else:
+                    said = reply.text[:200].replace(self._headers.get("Authorization", "Bearer \0")[7:], "***")
+                    place = f"{self._where}.url: {self._config.url}"
+                    raise InputError(f"{place} answers {reply.status_code}: {said!r}; check url, model and key of {self._where}")
+            finally:
+                self._held -= most
+            if tried < self._config.retries:
+                await self._pause(min(wait, LONGEST_PAUSE))
+        return None
+
+    async def _turn(self, messages: Messages) -> float:
+        """Waits for the request's turn, and returns what it may cost at most. Raises InputError where that cannot be paid for beside what is under way, and
+        once another request was refused: those that are under way come to their end, and no more are sent."""
+        if self._stopped:
+            raise self._stopped
+        most, budget = self._price(_letters(messages), self._config.max_tokens), self._config.budget  # a token has a letter at least
+        if budget is not None and self.spent() + self._held + most > budget:
+            said = f"{self._where}.budget: {self.spent():.4g} of {budget:g} are spent, and the next questions may cost {self._held + most:.2g}"
+            kept = f"what was replied is in {self._config.cache}" if self._config.cache else f"set {self._where}.cache to keep what is replied"
+            raise InputError(f"{said}; raise it and run again ({kept})")
+        self._held += most
+        if self._config.per_minute:
+            now = time.monotonic()
+            turn = max(now, self._next)
+            self._next = turn + 60 / self._config.per_minute
+            if turn > now:
+                await self._pause(turn - now)
+        return most
+
+    def _body(self, messages: Messages, form: type[BaseModel]) -> dict[str, Any]:
+        schema = {"type": "json_schema", "json_schema": {"name": form.__name__.lower(), "strict": True, "schema": _schema(form)}}
+        return {"model": self._config.model, "messages": messages, "temperature": 0, "max_tokens": self._config.max_tokens, "response_format": schema}
+
+    def _pay(self, messages: Messages, reply: httpx2.Response) -> None:
+        tokens = _usage(reply) or (_letters(messages) // LETTERS_A_TOKEN, len(_content(reply)) // LETTERS_A_TOKEN)
+        self.counts["tokens"] += sum(tokens)
+        with self._store:
+            self._store.execute(ADD, (self._endpoint, *tokens))
+
+    def _price(self, prompt_tokens: int, reply_tokens: int) -> float:
+        return (prompt_tokens * self._config.price_prompt + reply_tokens * self._config.price_reply) / MILLION
+
+    @property
+    def _endpoint(self) -> str:
+        return f"{self._config.url} {self._config.model}"
+
+    def _known(self, ask: Ask) -> BaseModel | None:
+        row = self._store.execute("SELECT content FROM replies WHERE question = ?", (self._key(ask),)).fetchone()
+        return ask.form.model_validate_json(row[0]) if row else None
+
+    def _key(self, ask: Ask) -> str:
+        """Of all that a reply depends on: the endpoint, the question, the form."""
+        return sha256(json.dumps([self._endpoint, ask.messages, _schema(ask.form)]).encode()).hexdigest()
+
+
+def _open(path: Path | None, where: str) -> sqlite3.Connection:
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    store = sqlite3.connect(path or ":memory:", check_same_thread=False, timeout=60.0)
+    try:
+        with store:
+            store.execute("PRAGMA journal_mode = WAL")
+            store.execute("PRAGMA synchronous = NORMAL")  # what is written outlives the process; and the machine, but for its last moment
+            for table in TABLES:
+                store.execute(table)
+    except sqlite3.DatabaseError as error:
+        raise InputError(f"{where}: {path} is no cache of replies ({error}); name another file") from None
+    return store
+
+
+def _letters(messages: Messages) -> int:
+    return sum(len(message["content"]) for message in messages)
+
+
+def _again(error: ValidationError, form: type[BaseModel]) -> dict[str, str]:
+    return {"role": "user", "content": f"That is not the JSON that was asked for: {sentence(error, form)}. Reply with that JSON alone."}
+
+
+@cache
+def _schema(form: type[BaseModel]) -> dict[str, Any]:
+    return form.model_json_schema()
+
+
+def _content(reply: httpx2.Response) -> str:
+    """What was replied, empty where it is no text."""
+    try:
+        content = reply.json()["choices"][0]["message"]["content"]
+    except (ValueError, LookupError, TypeError):
+        return ""
+    return content if isinstance(content, str) else ""
+
+
+def _usage(reply: httpx2.Response) -> tuple[int, int] | None:
+    try:
+        usage = reply.json()["usage"]
+        return int(usage["prompt_tokens"]), int(usage["completion_tokens"])
+    except (ValueError, LookupError, TypeError):
+        return None
+
+
+def _retry_after(reply: httpx2.Response) -> float:
+    """Seconds that the endpoint asks to wait; 0 where it does not say, or names a date."""
+    try:
+        return max(float(reply.headers.get("retry-after", 0)), 0.0)
+    except ValueError:
+        return 0.0

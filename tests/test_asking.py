@@ -1,0 +1,127 @@
+"""Asking an endpoint: repair, money, pace, and a run that is killed. How failures end is in reward/test_endpoint.py."""
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ConfigDict
+from served import Server, at_once, says
+
+from promedical_jax.asking import Ask, Asker
+from promedical_jax.config import Endpoint
+from promedical_jax.errors import InputError
+
+
+class Grade(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    grade: int
+
+
+def asks(count: int) -> list[Ask]:
+    return [Ask([{"role": "user", "content": f"Grade number {i}."}], Grade) for i in range(count)]
+
+
+def asker(server: Server, **keys: Any) -> Asker:
+    return Asker(Endpoint(url=server.url, model="m", **{"timeout": 5.0, "retries": 2} | keys), "corpus.grader", pause=at_once)
+
+
+def graded(_: int, body: dict[str, Any]) -> tuple[int, str, dict[str, str]]:
+    """The number in the question, for ten tokens of question and two of reply."""
+    number = int("".join(filter(str.isdigit, body["messages"][0]["content"])))
+    reply = {"choices": [{"message": {"content": json.dumps({"grade": number})}}], "usage": {"prompt_tokens": 10, "completion_tokens": 2}}
+    return 200, json.dumps(reply), {}
+
+
+def test_a_reply_of_another_form_is_told_what_was_wrong_and_then_taken(server: Server) -> None:
+    bodies = []
+
+    def reply(number: int, body: dict[str, Any]) -> tuple[int, str, dict[str, str]]:
+        bodies.append(body)
+        return says('{"grade": "high"}')(number, body) if number == 0 else graded(number, body)
+
+    server.reply = reply
+    asking = asker(server)
+    assert asking(asks(1)) == [Grade(grade=0)] and asking.counts["garbage"] == 1 and asking.counts["failed"] == 0
+    first, second = (body["messages"] for body in bodies)
+    assert second[0] == first[0] and second[1] == {"role": "assistant", "content": '{"grade": "high"}'} and "field grade" in second[2]["content"]
+    form = bodies[0]["response_format"]["json_schema"]
+    assert form["strict"] and form["schema"]["required"] == ["grade"] and form["schema"]["additionalProperties"] is False
+
+
+def test_what_is_spent_is_counted_over_runs_and_no_more_than_the_budget(server: Server, tmp_path: Path) -> None:
+    server.reply = graded
+    money = {"price_prompt": 1e5, "price_reply": 1e6, "max_tokens": 2, "cache": tmp_path / "replies.sqlite", "concurrency": 4}  # a reply costs 3
+    asking = asker(server, budget=20.0, **money)
+    assert asking.left(asks(10)) == (10, pytest.approx(10 * (0.1 * 3 + 2)))  # fifteen letters are about three tokens
+    with pytest.raises(InputError, match=r"corpus.grader.budget: \d+ of 20 are spent.*raise it and run again \(what was replied is in .*replies.sqlite\)"):
+        asking(asks(10))
+    paid = sum(server.seen.values())
+    assert asking.spent() == pytest.approx(3 * paid) and paid >= 3 and 3 * paid <= 20
+    again = asker(server, **money)
+    assert again.left(asks(10))[0] == 10 - paid  # what was under way came to its end, and is kept
+    assert again(asks(10)) == [Grade(grade=i) for i in range(10)] and sum(server.seen.values()) == 10 and again.spent() == pytest.approx(30)
+    with pytest.raises(ValueError, match=r"judge.budget is given and no price"):
+        Endpoint(budget=1.0)
+
+
+def test_requests_keep_the_pace(server: Server) -> None:
+    server.reply = graded
+    waits: list[float] = []
+
+    async def note(seconds: float) -> None:
+        waits.append(seconds)
+
+    Asker(Endpoint(url=server.url, model="m", per_minute=600), pause=note)(asks(5))
+    assert sorted(waits) == pytest.approx([0.1, 0.2, 0.3, 0.4], abs=0.05)
+
+
+def test_it_runs_where_an_event_loop_runs_already(server: Server) -> None:
+    server.reply = graded
+
+    async def notebook() -> Any:
+        return asker(server)(asks(2))
+
+    assert asyncio.run(notebook()) == [Grade(grade=0), Grade(grade=1)]
+
+
+def test_a_key_is_in_no_message_and_in_no_file(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADER_KEY", "sk-secret")
+    server.reply = graded
+    asker(server, key="GRADER_KEY", cache=tmp_path / "replies.sqlite")(asks(2))
+    assert all(b"sk-secret" not in file.read_bytes() for file in tmp_path.iterdir())
+    server.reply = lambda *_: (401, "Incorrect API key provided: sk-secret", {})
+    with pytest.raises(InputError, match=r"answers 401: 'Incorrect API key provided: \*\*\*'"):
+        asker(server, key="GRADER_KEY")(asks(2))
+
+
+RUN = """
+import sys
+sys.path.insert(0, "tests")
+from test_asking import Endpoint, Asker, asks
+replies = Asker(Endpoint(url=sys.argv[1], model="m", cache=sys.argv[2], concurrency=3))(asks(40))
+print(sum(reply.grade for reply in replies))
+"""
+
+
+def test_killed_and_run_again_it_pays_for_no_reply_twice(server: Server, tmp_path: Path) -> None:
+    """What had been replied when the process died is asked for again at most where it was still on its way: three at a time."""
+    server.reply = lambda *given: (time.sleep(0.03), graded(*given))[1]
+    command = [sys.executable, "-c", RUN, server.url, str(tmp_path / "replies.sqlite")]
+    root = Path(__file__).parents[1]
+    kills = 0
+    for after in (5, 12, 20, 31):
+        run = subprocess.Popen(command, cwd=root, stdout=subprocess.DEVNULL)
+        while sum(server.seen.values()) < after and run.poll() is None:
+            time.sleep(0.005)
+        run.send_signal(signal.SIGKILL)
+        kills += run.wait() == -signal.SIGKILL
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert done.stdout.strip() == str(sum(range(40))), done.stderr
+    assert kills == 4 and len(server.seen) == 40 and sum(server.seen.values()) <= 40 + 3 * kills
