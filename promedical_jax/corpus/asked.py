@@ -1,0 +1,109 @@
+"""What the corpus asks of language models about a question: how hard it is, what it is about, an answer, a rubric. Each with the form of its reply.
+
+The prompts are the text files of prompts/, one a task: a physician may read and change them, and a changed prompt is another question to the cache. A model is
+given its material as one JSON document, so that nothing in a question can pass for the task.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from promedical_jax.asking import Ask, Asker
+from promedical_jax.corpus.question import Question
+from promedical_jax.corpus.taxonomy import Category, Specialty
+from promedical_jax.errors import InputError
+from promedical_jax.rubric.case import Criterion, Polarity, Rubric, Text, Tier
+
+SLACK = 0.05  # by how much a model's weights may miss a sum of 1; they are then scaled
+
+
+class Form(BaseModel):
+    """A reply, and nothing beside it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Difficulty(Form):
+    difficulty: Annotated[int, Field(ge=0, le=10)]
+
+
+class Topic(Form):
+    category: Category
+    specialty: Specialty
+
+
+class Answered(Form):
+    answer: Text
+
+
+class Line(Form):
+    text: Text
+    tier: Tier
+    polarity: Polarity
+    weight: Annotated[float, Field(gt=0, le=1)] | None
+
+
+class Lines(Form):
+    """A rubric as a model writes it."""
+
+    criteria: Annotated[tuple[Line, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _is_nearly_a_rubric(self) -> Self:
+        weighted = [line for line in self.criteria if line.tier is Tier.PROFICIENCY]
+        if any((line.weight is None) == (line.tier is Tier.PROFICIENCY) for line in self.criteria):
+            raise ValueError("each proficiency criterion needs a weight, and no other may have one: theirs is null")
+        if not weighted:
+            raise ValueError("there is no proficiency criterion; write one at least")
+        total = sum(line.weight or 0 for line in weighted)
+        if abs(total - 1) > SLACK:
+            raise ValueError(f"the weights of the proficiency criteria sum to {total:.3g}; they must sum to 1")
+        texts = [line.text.casefold().strip() for line in self.criteria]
+        if len(set(texts)) < len(texts):
+            raise ValueError("two criteria are the same; leave one out")
+        return self
+
+    def rubric(self) -> Rubric:
+        """With ids c1, c2, ... and the weights scaled to 1."""
+        total = sum(line.weight or 0 for line in self.criteria)
+        return Rubric(criteria=tuple(
+            Criterion(id=f"c{number}", text=line.text, tier=line.tier, polarity=line.polarity, weight=line.weight / total if line.weight else None)
+            for number, line in enumerate(self.criteria, start=1)
+        ))  # fmt: skip
+
+
+F = TypeVar("F", bound=Form)
+
+
+def prompt(task: str, own: Path | None = None) -> str:
+    """The text of prompts/`task`.txt, or of a file of one's own. Raises InputError for one that is not there or empty."""
+    try:
+        text = own.read_text(encoding="utf-8") if own else files(__package__).joinpath("prompts", f"{task}.txt").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"prompt of {task}: {own} cannot be read ({error}); give a text file in UTF-8") from error
+    if not text.strip():
+        raise InputError(f"prompt of {task}: {own} is empty; write what the model is to do")
+    return text
+
+
+def ask_of_each(asker: Asker, questions: Sequence[Question], task: str, form: type[F], material: Callable[[Question], dict]) -> list[F | None]:
+    """A reply of the form for each question, in order; None where no sound one came. `task`: the prompt's text."""
+    asks = [Ask([{"role": "system", "content": task}, {"role": "user", "content": json.dumps(material(question), ensure_ascii=False)}], form)
+            for question in questions]  # fmt: skip
+    return [reply if isinstance(reply, form) else None for reply in asker(asks)]
+
+
+def conversation(question: Question) -> dict:
+    """The material of most tasks: what was asked, without the source's answer."""
+    return {"question": [{"role": message.role, "content": message.content} for message in question.instruction]}
+
+
+def with_reference(question: Question, examples: Sequence[tuple[Question, Rubric]] = ()) -> dict:
+    """The material of who writes a rubric: also the source's answer, where there is one, and approved rubrics of other questions."""
+    shown = [conversation(other) | {"criteria": [criterion.model_dump(mode="json", exclude={"id", "dimension"}) for criterion in rubric.criteria]}
+             for other, rubric in examples]  # fmt: skip
+    return conversation(question) | ({"reference": question.reference} if question.reference else {}) | ({"examples": shown} if shown else {})
