@@ -40,6 +40,11 @@ def alike(texts: Sequence[str], threshold: float = THRESHOLD) -> np.ndarray:
     return candidates[jaccard(shingles, candidates) >= threshold]
 
 
+def shingled_jaccard(texts: Sequence[str], pairs: np.ndarray) -> np.ndarray:
+    """The indices of some pairs [_, 2] of texts."""
+    return jaccard(_shingles([evened(text) for text in texts]), pairs)
+
+
 def clusters(count: int, pairs: np.ndarray) -> np.ndarray:
     """[count]: for each text the first text of its cluster, where pairs [_, 2] join texts."""
     graph = coo_matrix((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
