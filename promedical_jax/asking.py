@@ -71,6 +71,10 @@ class Asker:
 
     def __call__(self, asks: Sequence[Ask]) -> list[BaseModel | None]:
         """The replies in order; the same question is asked once. Raises InputError where the endpoint refuses to be asked at all, or the budget is spent."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(self._ask_all(asks))
         with ThreadPoolExecutor(1) as apart:  # a notebook has an event loop already
             return apart.submit(asyncio.run, self._ask_all(asks)).result()
 
