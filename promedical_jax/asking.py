@@ -9,7 +9,6 @@ import asyncio
 import json
 import os
 import sqlite3
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import httpx2
@@ -164,7 +164,7 @@ class Asker:
             raise InputError(f"{said}; raise it and run again ({kept})")
         self._held += most
         if self._config.per_minute:
-            now = time.monotonic()
+            now = monotonic()
             turn = max(now, self._next)
             self._next = turn + 60 / self._config.per_minute
             if turn > now:
