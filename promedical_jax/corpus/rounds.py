@@ -1,0 +1,99 @@
+"""Rounds of review: which cases a physician sees, what a correction changed, and when enough was right to stop.
+
+The paper reviews 500 rubrics a round and lets the corrections teach the writer of the next (arXiv 2604.08326). Each round draws afresh, so its pass rate is
+that of the writer as he is now. Looking again and again until a lower bound lies above the threshold would stop on luck sooner or later; so round r has
+6 / (pi r)^2 of the error that was allowed, which over any number of rounds sums to it. The bound is exact (Clopper and Pearson 1934).
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from hashlib import sha256
+from math import ceil, pi
+from typing import Literal
+
+from scipy.stats import beta
+
+from promedical_jax.rubric.case import Case, Criterion, Rubric
+
+SIZE = 500  # cases a round
+Edit = Literal["added", "removed", "reworded", "tier", "polarity", "weight"]
+WEIGHED = 0.01  # a smaller change of a weight is none
+
+
+def draw(cases: Sequence[Case], size: int = SIZE, seed: int = 0, seen: Iterable[str] = (),
+         stratum: Callable[[Case], object] = lambda case: case.specialty) -> list[Case]:  # fmt: skip
+    """`size` cases, or all that are left, none with an id in `seen`: one of each stratum while there is room, and of the others each stratum's share.
+
+    A case's place in its stratum is a hash of the seed and its id: more cases change little of what is drawn.
+    """
+    before, strata = set(seen), dict[object, list[Case]]()
+    for case in cases:
+        if case.id not in before:
+            strata.setdefault(stratum(case), []).append(case)
+    order = lambda case: sha256(f"{seed} {case.id}".encode()).digest()  # noqa: E731
+    queue = [(rank > 0, (rank + 0.5) / len(each), order(case), case) for each in strata.values() for rank, case in enumerate(sorted(each, key=order))]
+    return [case for *_, case in sorted(queue, key=lambda entry: entry[:3])[:size]]
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What a physician changed of a rubric. `distance`: the share of its text that is not as it was, 0 to 1."""
+
+    edits: Counter[Edit]
+    distance: float
+
+    @property
+    def passed(self) -> bool:
+        return not self.edits
+
+
+def compare(written: Rubric, corrected: Rubric) -> Correction:
+    """Criteria are matched by their ids; a criterion with another id is a new one."""
+    before, after = ({criterion.id: criterion for criterion in rubric.criteria} for rubric in (written, corrected))
+    edits: Counter[Edit] = Counter({"removed": len(before.keys() - after.keys()), "added": len(after.keys() - before.keys())})
+    for name in before.keys() & after.keys():
+        edits.update(_changes(before[name], after[name]))
+    texts = ["\n".join(criterion.text for criterion in rubric.criteria) for rubric in (written, corrected)]
+    return Correction(+edits, 1 - SequenceMatcher(None, *texts, autojunk=False).ratio())
+
+
+def _changes(a: Criterion, b: Criterion) -> list[Edit]:
+    told: list[tuple[Edit, bool]] = [
+        ("reworded", a.text != b.text),
+        ("tier", a.tier is not b.tier),
+        ("polarity", a.polarity is not b.polarity),
+        ("weight", a.tier is b.tier and abs((a.weight or 0) - (b.weight or 0)) > WEIGHED),
+    ]
+    return [edit for edit, changed in told if changed]
+
+
+def allowed(error: float, number: int) -> float:
+    """Of an error that is allowed over all rounds, the part of round `number`, from 1."""
+    return error * 6 / (pi * number) ** 2
+
+
+def at_least(passed: int, reviewed: int, error: float) -> float:
+    """The exact one-sided lower bound of a pass rate: it is above the truth with a probability of at most `error`."""
+    if not 0 <= passed <= reviewed or not reviewed:
+        raise ValueError(f"{passed} of {reviewed} cannot have passed")
+    return float(beta.ppf(error, passed, reviewed - passed + 1)) if passed else 0.0
+
+
+def enough(passed: int, reviewed: int, number: int, threshold: float, error: float = 0.05) -> bool:
+    """Whether to stop after round `number`, from 1: over all rounds, stopping while the pass rate is at most `threshold` has a probability of at most `error`."""
+    return at_least(passed, reviewed, allowed(error, number)) > threshold
+
+
+def needed(rate: float, number: int, threshold: float, error: float = 0.05) -> int:
+    """How many reviews round `number` needs to be enough, if `rate` of them pass: what a review will cost, before it begins."""
+    if not threshold < rate <= 1:
+        raise ValueError(f"a pass rate of {rate:g} never shows that {threshold:g} is passed; expect more, or ask for less")
+    low, high = 1, 2
+    while not enough(int(rate * high), high, number, threshold, error):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = ceil((low + high) / 2)
+        low, high = (low, middle) if enough(int(rate * middle), middle, number, threshold, error) else (middle, high)
+    return high
