@@ -55,8 +55,8 @@ def compare(written: Rubric, corrected: Rubric) -> Correction:
     edits: Counter[Edit] = Counter({"removed": len(before.keys() - after.keys()), "added": len(after.keys() - before.keys())})
     for name in before.keys() & after.keys():
         edits.update(_changes(before[name], after[name]))
-    texts = ["\n".join(criterion.text for criterion in rubric.criteria) for rubric in (written, corrected)]
-    return Correction(+edits, 1 - SequenceMatcher(None, *texts, autojunk=False).ratio())
+    old, new = ("\n".join(criterion.text for criterion in rubric.criteria) for rubric in (written, corrected))
+    return Correction(+edits, 1 - SequenceMatcher(None, old, new, autojunk=False).ratio())
 
 
 def _changes(a: Criterion, b: Criterion) -> list[Edit]:
@@ -82,7 +82,7 @@ def at_least(passed: int, reviewed: int, error: float) -> float:
 
 
 def enough(passed: int, reviewed: int, number: int, threshold: float, error: float = 0.05) -> bool:
-    """Whether to stop after round `number`, from 1: over all rounds, stopping while the pass rate is at most `threshold` has a probability of at most `error`."""
+    """Whether to stop after round `number`, from 1. Over all rounds, to stop while the pass rate is at most `threshold` has at most the probability `error`."""
     return at_least(passed, reviewed, allowed(error, number)) > threshold
 
 
