@@ -20,6 +20,7 @@ app = App(
 )
 train = App(name="train", help="Train a stage; each key of its YAML recipe is also a flag.", sort_key=2)
 data = App(name="data", help="Make files of cases.", sort_key=5)
+corpus = App(name="corpus", help="From public questions to judged cases with rubrics, stage by stage.", sort_key=5.5)
 
 app.command(f"{COMMANDS}:quickstart", name="quickstart", help="Run the whole path on the simulated clinic, on any machine, and write a report.", sort_key=1)
 app.command(train)
@@ -31,6 +32,7 @@ app.command(f"{COMMANDS}:plan", name="plan", help="Say what a stage would cost o
 app.command(f"{COMMANDS}:export", name="export", help="Write a checkpoint as a model folder that transformers reads, also while the run goes on.", sort_key=6)
 app.command(f"{COMMANDS}:import_model", name="import", help="Make a checkpoint of a model folder, or of a model on the hub.", sort_key=7)
 app.command(data)
+app.command(corpus)
 train.command(f"{COMMANDS}:sft", name="sft", help="Supervised start: imitate the answers of the cases.", sort_key=1)
 train.command(f"{COMMANDS}:rm", name="rm", help="Reward model: learn the verdict on each criterion.", sort_key=2)
 train.command(f"{COMMANDS}:grpo", name="grpo", help="GRPO: improve the policy against the reward model.", sort_key=3)
@@ -38,6 +40,11 @@ train.command(f"{COMMANDS}:ppo", name="ppo", help="PPO: the same with a value he
 train.command(f"{COMMANDS}:dpo", name="dpo", help="DPO: prefer the answers that the raters prefer, without a reward model.", sort_key=4)
 data.command(f"{COMMANDS}:import_cases", name="import", help="Read K-QA or HealthBench into cases.")
 data.command(f"{COMMANDS}:clinic", name="clinic", help="Make cases of the simulated clinic, and a small untrained model for them.")
+
+corpus.command(f"{COMMANDS}:corpus_run", name="run", help="Make every stage that is not there yet, and the cases.", sort_key=1)
+corpus.command(f"{COMMANDS}:corpus_status", name="status", help="Say what each stage kept, and took out for which reason.", sort_key=2)
+corpus.command(f"{COMMANDS}:corpus_cost", name="cost", help="Say how many questions the next stage would ask, and about what they cost.", sort_key=3)
+corpus.command(f"{COMMANDS}:corpus_inspect", name="inspect", help="Say why a question is in the corpus or not, and who decided what.", sort_key=4)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -28,6 +28,7 @@ from promedical_jax.config import (
     SftConfig,
     Stage,
 )
+from promedical_jax.corpus.recipe import CorpusConfig
 from promedical_jax.errors import InputError
 from promedical_jax.recipe import Key, dump, keys, read_recipe
 from promedical_jax.rubric import Case, Tier, Verdict, write_cases
@@ -46,8 +47,9 @@ Seed = Annotated[int, Parameter(validator=Number(gte=0))]
 # Commands that follow a recipe
 
 
-def recipe_command(schema: type[BaseModel], module: str, show: Callable[[Any, Any], None], positional: str | None = None) -> Callable[..., None]:
-    """A command that reads its recipe and calls `module`.run(config), then show(config, result).
+def recipe_command(schema: type[BaseModel], module: str, show: Callable[[Any, Any], None] = lambda config, result: None, positional: str | None = None,
+                   does: str = "run") -> Callable[..., None]:  # fmt: skip
+    """A command that reads its recipe and calls `module`.`does`(config), then show(config, result).
 
     Each key of the schema becomes a parameter, so that cyclopts lists, completes and matches it; its value stays text until `read_recipe` checks it
     together with the file. The key `positional` may be given without its flag.
@@ -62,7 +64,7 @@ def recipe_command(schema: type[BaseModel], module: str, show: Callable[[Any, An
         elif dry_run:
             preview(chosen)
         else:
-            show(chosen, import_module(module).run(chosen))
+            show(chosen, getattr(import_module(module), does)(chosen))
 
     kinds = {positional: Argument.POSITIONAL_OR_KEYWORD}
     arguments = [Argument(name, kinds.get(name, Argument.KEYWORD_ONLY), default=None, annotation=_flag(key)) for name, key in named.items()]
@@ -109,9 +111,23 @@ rm = recipe_command(RmConfig, "promedical_jax.train.rm", _show_accuracy)
 dpo = recipe_command(DpoConfig, "promedical_jax.train.dpo", _show_model)
 grpo = recipe_command(GrpoConfig, "promedical_jax.train.grpo", _show_model)
 ppo = recipe_command(PpoConfig, "promedical_jax.train.ppo", _show_model)
-bench = recipe_command(BenchConfig, "promedical_jax.bench.run", lambda config, result: None, positional="model")
-score = recipe_command(ScoreConfig, "promedical_jax.scoring", lambda config, result: None)
-quickstart = recipe_command(QuickstartConfig, "promedical_jax.quickstart", lambda config, result: None)
+bench = recipe_command(BenchConfig, "promedical_jax.bench.run", positional="model")
+score = recipe_command(ScoreConfig, "promedical_jax.scoring")
+quickstart = recipe_command(QuickstartConfig, "promedical_jax.quickstart")
+corpus_run, corpus_status, corpus_cost = (recipe_command(CorpusConfig, "promedical_jax.corpus.pipeline", does=does) for does in ("run", "status", "cost"))
+
+
+def corpus_inspect(
+    question: Annotated[str, Parameter(help="id of a question, such as medqa-17")],
+    /,
+    *,
+    config: Annotated[Path, Parameter(help="the corpus's recipe")],
+) -> None:
+    """Say why a question is in the corpus or not, and who decided what, stage by stage."""
+    from promedical_jax.corpus.pipeline import lineage
+
+    for line in lineage(read_recipe(CorpusConfig, config), question):
+        print(line)
 
 
 # --dry-run

@@ -180,9 +180,9 @@ class Endpoint(Settings):
     @model_validator(mode="after")
     def _a_url_needs_a_model(self) -> Self:
         if (self.url is None) != (self.model is None):
-            raise ValueError("judge.url and judge.model belong together; give both, or neither")
+            raise ValueError("url and model belong together; give both, or neither")
         if self.budget is not None and not self.price_prompt + self.price_reply:
-            raise ValueError("judge.budget is given and no price; give judge.price_prompt and judge.price_reply, or leave the budget out")
+            raise ValueError("budget is given and no price; give price_prompt and price_reply, or leave the budget out")
         return self
 
 

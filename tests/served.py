@@ -19,6 +19,9 @@ class Patient(ThreadingHTTPServer):
     request_queue_size = 256  # connections that wait to be taken; more are refused
     daemon_threads = True
 
+    def handle_error(self, *_: Any) -> None:
+        """A reply that raises drops the connection."""
+
 
 class Server:
     """Replies as `reply` says, which is given the number of the request for the same question, from 0, and its body."""

@@ -8,11 +8,11 @@ import json
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Self, TypeVar
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from promedical_jax.asking import Ask, Asker
+from promedical_jax.asking import Ask
 from promedical_jax.corpus.question import Question
 from promedical_jax.corpus.taxonomy import Category, Specialty
 from promedical_jax.errors import InputError
@@ -76,9 +76,6 @@ class Lines(Form):
         ))  # fmt: skip
 
 
-F = TypeVar("F", bound=Form)
-
-
 def prompt(task: str, own: Path | None = None) -> str:
     """The text of prompts/`task`.txt, or of a file of one's own. Raises InputError for one that is not there or empty."""
     try:
@@ -90,11 +87,10 @@ def prompt(task: str, own: Path | None = None) -> str:
     return text
 
 
-def ask_of_each(asker: Asker, questions: Sequence[Question], task: str, form: type[F], material: Callable[[Question], dict]) -> list[F | None]:
-    """A reply of the form for each question, in order; None where no sound one came. `task`: the prompt's text."""
-    asks = [Ask([{"role": "system", "content": task}, {"role": "user", "content": json.dumps(material(question), ensure_ascii=False)}], form)
-            for question in questions]  # fmt: skip
-    return [reply if isinstance(reply, form) else None for reply in asker(asks)]
+def asked(question: Question, task: str, form: type[Form], material: Callable[[Question], dict]) -> Ask:
+    """`task`: the prompt's text. `material`: what the model is given of the question."""
+    given = json.dumps(material(question), ensure_ascii=False)
+    return Ask([{"role": "system", "content": task}, {"role": "user", "content": given}], form)
 
 
 def conversation(question: Question) -> dict:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from promedical_jax.corpus.near import THRESHOLD, alike, clusters
+from promedical_jax.corpus.question import Question
 from promedical_jax.errors import InputError
 from promedical_jax.rubric.case import Case, Tier
 from promedical_jax.rubric.scores import RESOLUTION, prefer, satisfied_matrix, score
@@ -74,7 +75,7 @@ def split(cases: Sequence[Case], shares: Mapping[str, float], seed: int = 0, thr
     """
     if not shares or min(shares.values()) <= 0 or abs(sum(shares.values()) - 1) > 1e-9:
         raise InputError(f"split: the shares {dict(shares)} must be above 0 and sum to 1; correct them")
-    texts = ["\n".join(message.content for message in case.instruction if message.role != "system") for case in cases]
+    texts = [Question.text_of(case.instruction) for case in cases]
     parts: dict[str, list[Case]] = {name: [] for name in shares}
     ends = np.cumsum(list(shares.values()))
     for case, first in zip(cases, clusters(len(cases), alike(texts, threshold)).tolist(), strict=True):

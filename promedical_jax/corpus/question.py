@@ -1,5 +1,6 @@
 """What the corpus begins with: an instruction as a source gives it, before anyone wrote a rubric or an answer for it."""
 
+from collections.abc import Iterable
 from typing import Annotated
 
 from pydantic import Field
@@ -19,5 +20,9 @@ class Question(Record):
 
     @property
     def text(self) -> str:
-        """What people and models read: the messages that are not the system's, a line between them."""
-        return "\n".join(message.content for message in self.instruction if message.role != "system")
+        return self.text_of(self.instruction)
+
+    @staticmethod
+    def text_of(instruction: Iterable[Message]) -> str:
+        """What people read of it: the messages that are not the system's, a line between them."""
+        return "\n".join(message.content for message in instruction if message.role != "system")

@@ -5,30 +5,18 @@ where it has fewer), or is alike by characters: an edit in a short question leav
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
-from pydantic import Field
 
 from promedical_jax.corpus.near import alike, clusters, evened
 from promedical_jax.corpus.question import Question
-from promedical_jax.rubric.case import Record, Text
+from promedical_jax.corpus.recipe import Sieve
+from promedical_jax.rubric.case import Record
 
-Reason = Literal["licence", "short", "long", "copy", "near copy", "benchmark"]
+Reason = Literal["licence", "short", "long", "copy", "near copy", "benchmark", "difficulty", "no reply"]  # the last two of later stages
 WORDS = 13  # in a row: the length that GPT-3's authors took for contamination (arXiv 2005.14165, appendix C)
 FEWEST = 4  # words of a benchmark's item that can be found in a question; shorter ones must be alike
-
-Share = Annotated[float, Field(gt=0, le=1)]
-
-
-class Sieve(Record):
-    """What is asked of a question. Lengths in words; indices are Jaccard's of near.py."""
-
-    licences: tuple[Text, ...] | None = None  # None: any
-    shortest: Annotated[int, Field(ge=1)] = 3
-    longest: Annotated[int, Field(ge=1)] = 1000
-    near: Share = 0.7
-    benchmark: Share = 0.6
 
 
 class Dropped(Record):

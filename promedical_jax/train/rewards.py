@@ -6,13 +6,13 @@ from typing import NamedTuple
 import numpy as np
 
 from promedical_jax.answering import Sampled
+from promedical_jax.asking import EndpointJudge
 from promedical_jax.cluster import chief, share, together
 from promedical_jax.config import GrpoConfig, Kind, OnPolicy
 from promedical_jax.data.batches import to_host
 from promedical_jax.errors import InputError
 from promedical_jax.model.transformer import FLOAT32, Compute
 from promedical_jax.reward import RewardBatch, RewardModel, Said, jit_score
-from promedical_jax.reward.endpoint import EndpointJudge
 from promedical_jax.rubric import Case, Scores, Tier, Verdict, advantage
 from promedical_jax.rubric import score as score_of
 from promedical_jax.train import functions

@@ -7,6 +7,7 @@ import jax
 from rich.console import Console
 
 from promedical_jax.answering import Sampled
+from promedical_jax.asking import EndpointJudge
 from promedical_jax.cluster import agree, chief, together
 from promedical_jax.config import OnPolicy
 from promedical_jax.data.batches import to_devices
@@ -18,7 +19,6 @@ from promedical_jax.model.sharding import bytes_here
 from promedical_jax.model.sharding import parts as parts_of
 from promedical_jax.model.transformer import ModelConfig, Params
 from promedical_jax.reward import RewardBatch, RewardModel, check_reward_model, load_reward_model
-from promedical_jax.reward.endpoint import EndpointJudge
 from promedical_jax.reward.folder import check_adapted, load_adapted, read_verdicts
 from promedical_jax.rollout import Rollout, sample
 from promedical_jax.rollout.memory import memory_of_a_device, waves

@@ -10,7 +10,7 @@ from served import Server, at_once
 
 from promedical_jax.asking import Asker
 from promedical_jax.config import Endpoint
-from promedical_jax.corpus.asked import Answered, Difficulty, Lines, Topic, ask_of_each, conversation, prompt, with_reference
+from promedical_jax.corpus.asked import Answered, Difficulty, Lines, Topic, asked, conversation, prompt, with_reference
 from promedical_jax.corpus.question import Question
 from promedical_jax.corpus.taxonomy import Category, Specialty
 from promedical_jax.errors import InputError
@@ -38,7 +38,7 @@ def replying(server: Server, *texts: Any) -> Asker:
 ])  # fmt: skip
 def test_each_task_has_a_prompt_that_shows_the_form_it_asks_for(task: str, form: Any, reply: dict, server: Server) -> None:
     assert all(f'"{name}"' in prompt(task) for name in form.model_fields)
-    said = ask_of_each(replying(server, reply), QUESTIONS, prompt(task), form, conversation)
+    said = replying(server, reply)([asked(question, prompt(task), form, conversation) for question in QUESTIONS])
     assert said == [form(**reply)] * 3
     sent = [json.loads(key) for key in server.seen]
     assert sorted(json.loads(user["content"])["question"][0]["content"] for _, user in sent) == ASKED
@@ -55,8 +55,8 @@ def test_who_writes_rubrics_sees_the_reference_and_approved_examples() -> None:
 
 def test_a_rubric_that_is_nearly_one_is_scaled_and_another_is_sent_back(server: Server) -> None:
     heavy = [GOOD[0] | {"weight": 1.0}, *GOOD[1:]]
-    (lines,) = ask_of_each(replying(server, {"criteria": heavy}, {"criteria": GOOD}), QUESTIONS[:1], prompt("rubric"), Lines, with_reference)
-    assert lines is not None
+    (lines,) = replying(server, {"criteria": heavy}, {"criteria": GOOD})([asked(QUESTIONS[0], prompt("rubric"), Lines, with_reference)])
+    assert isinstance(lines, Lines)
     rubric = lines.rubric()
     veto = rubric.criteria[2]
     assert [c.id for c in rubric.criteria] == ["c1", "c2", "c3"] and veto.polarity is Polarity.FORBIDDEN and veto.tier is Tier.SAFETY

@@ -5,7 +5,8 @@ import pytest
 from texts import questions as texts_of
 
 from promedical_jax.corpus.question import Question
-from promedical_jax.corpus.sieve import Sieve, sieve
+from promedical_jax.corpus.recipe import Sieve
+from promedical_jax.corpus.sieve import sieve
 from promedical_jax.corpus.sources import SOURCES, read_source
 from promedical_jax.rubric import Message
 

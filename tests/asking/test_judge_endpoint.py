@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from served import Replies, Server, at_once, says
 
+from promedical_jax.asking import EndpointJudge, question
 from promedical_jax.clinic import make_cases, truth
 from promedical_jax.config import Endpoint
 from promedical_jax.errors import InputError
-from promedical_jax.reward.endpoint import EndpointJudge, question
 from promedical_jax.rubric import Verdict, advantage
 
 CASES = make_cases(3, seed=0, answers=2)
@@ -150,5 +150,5 @@ def test_an_abstention_leaves_the_baseline_of_its_group_alone() -> None:
 
 
 def test_a_url_needs_a_model() -> None:
-    with pytest.raises(ValueError, match=r"judge.url and judge.model belong together"):
+    with pytest.raises(ValueError, match="url and model belong together"):
         Endpoint(url="http://localhost/v1")

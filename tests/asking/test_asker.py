@@ -1,4 +1,4 @@
-"""Asking an endpoint: repair, money, pace, and a run that is killed. How failures end is in reward/test_endpoint.py."""
+"""Asking an endpoint: repair, money, pace, and a run that is killed. How failures end is in test_judge_endpoint.py."""
 
 import asyncio
 import json
@@ -67,13 +67,13 @@ def test_what_is_spent_is_counted_over_runs_and_no_more_than_the_budget(server: 
     again = asker(server, **money)
     assert again.left(asks(10))[0] == 10 - paid  # what was under way came to its end, and is kept
     assert again(asks(10)) == [Grade(grade=i) for i in range(10)] and sum(server.seen.values()) == 10 and again.spent() == pytest.approx(30)
-    with pytest.raises(ValueError, match=r"judge.budget is given and no price"):
+    with pytest.raises(ValueError, match="budget is given and no price"):
         Endpoint(budget=1.0)
 
 
 def test_requests_keep_the_pace(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     server.reply = graded
-    monkeypatch.setattr("promedical_jax.asking.monotonic", lambda: 7.0)
+    monkeypatch.setattr("promedical_jax.asking.asker.monotonic", lambda: 7.0)
     waits: list[float] = []
 
     async def note(seconds: float) -> None:
@@ -104,8 +104,8 @@ def test_a_key_is_in_no_message_and_in_no_file(server: Server, tmp_path: Path, m
 
 RUN = """
 import sys
-sys.path.insert(0, "tests")
-from test_asking import Endpoint, Asker, asks
+sys.path[:0] = ["tests", "tests/asking"]
+from test_asker import Endpoint, Asker, asks
 replies = Asker(Endpoint(url=sys.argv[1], model="m", cache=sys.argv[2], concurrency=3))(asks(40))
 print(sum(reply.grade for reply in replies))
 """
@@ -115,7 +115,7 @@ def test_killed_and_run_again_it_pays_for_no_reply_twice(server: Server, tmp_pat
     """What had been replied when the process died is asked for again at most where it was still on its way: three at a time."""
     server.reply = lambda *given: (time.sleep(0.03), graded(*given))[1]
     command = [sys.executable, "-c", RUN, server.url, str(tmp_path / "replies.sqlite")]
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     kills = 0
     for after in (5, 12, 20, 31):
         run = subprocess.Popen(command, cwd=root, stdout=subprocess.DEVNULL)

@@ -1,4 +1,4 @@
-"""A judge behind an OpenAI-compatible endpoint: one question a criterion and answer, and to abstain where no sound reply comes (see asking.py)."""
+"""A judge behind an OpenAI-compatible endpoint: one question a criterion and answer, and to abstain where no sound reply comes (see asker.py)."""
 
 import asyncio
 import json
@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import httpx2
 from pydantic import BaseModel, ConfigDict
 
-from promedical_jax.asking import Ask, Asker, Messages
+from promedical_jax.asking.asker import Ask, Asker, Messages
 from promedical_jax.config import Endpoint
 from promedical_jax.rubric import Case, Criterion, Verdict
 
@@ -27,10 +27,10 @@ class Reply(BaseModel):
 
 
 class EndpointJudge:
-    """A `rubric.Judge`. `counts` are those of asking.Asker; what failed there abstains here."""
+    """A `rubric.Judge`. `counts` are those of Asker; what failed there abstains here."""
 
     def __init__(self, config: Endpoint, transport: httpx2.AsyncBaseTransport | None = None, pause: Callable[[float], Awaitable[None]] = asyncio.sleep):
-        """As asking.Asker; raises what that raises."""
+        """As Asker; raises what that raises."""
         self._ask = Asker(config, "judge", transport, pause)
 
     @property

@@ -1,0 +1,217 @@
+"""The corpus, stage by stage: each stage's outcome is a Parquet file named by a hash of all that it depends on, and is made once.
+
+Change a prompt, a model or a source, and the stages behind it are made anew; everything before stands. A run that is killed in a stage asks again for nothing
+that was replied, for replies lie in one SQLite file. What a stage takes out stands beside what it keeps, with the reason: no question ends without a word.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import pyarrow
+from pyarrow import parquet
+from rich.console import Console
+
+from promedical_jax.asking import Ask, Asker
+from promedical_jax.atomic import replacing
+from promedical_jax.corpus.formats import SUFFIXES
+from promedical_jax.corpus.pairs import Outcome, criterion_pairs, split
+from promedical_jax.corpus.recipe import CorpusConfig, Task
+from promedical_jax.corpus.sieve import Dropped
+from promedical_jax.corpus.stages import Draft, Made, Stage, stages
+from promedical_jax.errors import InputError
+from promedical_jax.rubric.case import Record, Tier
+from promedical_jax.rubric.files import write_cases
+
+VERSION = 1  # of what stages do; raised when the same recipe would give something else
+REPLIES = "replies.sqlite"
+SCHEMA = pyarrow.schema([("id", pyarrow.string()), ("record", pyarrow.string())])
+
+R = TypeVar("R", bound=Record)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage with its place among the others, and the file of what it keeps."""
+
+    stage: Stage
+    file: Path
+
+    @property
+    def dropped(self) -> Path:
+        return self.file.with_suffix(".dropped.parquet")
+
+    @property
+    def done(self) -> bool:
+        return self.file.exists()
+
+    def read(self) -> Made:
+        return _read(self.file, Draft), _read(self.dropped, Dropped)
+
+
+def run(config: CorpusConfig) -> None:
+    """Every stage that is not there yet, up to the first whose models are not named; then the cases in their parts, and report.json."""
+    say, steps = Console(stderr=True).print, plan(config)
+    drafts: list[Draft] | None = None
+    for before, step in zip([None, *steps], steps, strict=False):
+        if step.done:
+            continue
+        if step.stage.missing:
+            say(f"the corpus ends before {step.stage.name}: {step.stage.missing} is not given", soft_wrap=True)
+            break
+        if drafts is None:
+            drafts = before.read()[0] if before else []
+        say(f"{step.stage.name}: {len(drafts):,} questions", soft_wrap=True)
+        kept, dropped = _make(step.stage, drafts, config)
+        _write(step.dropped, dropped)
+        _write(step.file, kept)
+        drafts = kept
+        if not kept:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(one.reason for one in dropped).most_common())
+            raise InputError(f"{config.out}: {step.stage.name} keeps no question ({reasons}); look into {step.dropped}, and delete {step.file} to try again")
+        if silent := sum(one.reason == "no reply" for one in dropped):
+            say(f"  {silent:,} had no reply and are out; to ask for them again, delete {step.file}", soft_wrap=True)
+    if all(step.done for step in steps):
+        _finish(steps, drafts if drafts is not None else steps[-1].read()[0], config)
+    print(table(steps))
+
+
+def status(config: CorpusConfig) -> None:
+    """What is there, and what each stage took out."""
+    print(table(plan(config)))
+
+
+def cost(config: CorpusConfig) -> None:
+    """How many questions the next stage would ask, and about what that costs: what later stages ask depends on its replies."""
+    steps = plan(config)
+    place = next((place for place, step in enumerate(steps) if not step.done), None)
+    if place is None:
+        print("nothing is left to ask")
+        return
+    step = steps[place]
+    if not step.stage.whom or step.stage.missing:
+        print(f"{step.stage.name} is next, and asks nobody" + (f": {step.stage.missing} is not given" if step.stage.missing else ""))
+        return
+    assert step.stage.asks
+    drafts = steps[place - 1].read()[0]
+    for where, task in step.stage.whom:
+        asker = _asker(where, task, config)
+        count, money = asker.left(step.stage.asks(drafts, task))
+        print(f"{step.stage.name}, {where} ({task.model}): {count:,} questions, about {money:.4g}; spent so far {asker.spent():.4g}")
+
+
+def lineage(config: CorpusConfig, name: str) -> Iterator[str]:
+    """Why a question is in the corpus or not, a line a stage. Raises InputError for an id that no source has."""
+    last: dict[str, Any] = {}
+    for step in plan(config):
+        if not step.done:
+            yield f"{step.stage.name}: not made yet"
+            return
+        drafts, dropped = step.read()
+        out = next((one for one in dropped if one.id == name), None)
+        draft = next((one for one in drafts if one.question.id == name), None)
+        if out:
+            yield f"{step.stage.name}: taken out, {out.reason}: {out.because}"
+            return
+        if draft is None:
+            raise InputError(f"{name!r} is no id of a question of {config.out}; ids begin with the name of their source")
+        said = draft.model_dump(mode="json", exclude_none=True)
+        new = {key: value for key, value in said.items() if last.get(key) != value and value not in ([], {})}
+        who = ", ".join(f"{task.model} at {task.url}" for _, task in step.stage.whom)
+        yield f"{step.stage.name}{f' by {who}' if who else ''}: " + (json.dumps(new, ensure_ascii=False) if new else "kept")
+        last = said
+
+
+def plan(config: CorpusConfig) -> list[Step]:
+    """The stages with their files, which need not be there. Reads the sources' files, to know whether they changed."""
+    key, steps = "", []
+    digests = [_digest(one.path) for one in config.sources] + [_digest(suite.path) for suite in config.suites]
+    for number, stage in enumerate(stages(config, digests)):
+        key = sha256(json.dumps([VERSION, stage.name, stage.told, key]).encode()).hexdigest()
+        steps.append(Step(stage, config.out / f"{number}-{stage.name}-{key[:12]}.parquet"))
+    return steps
+
+
+def table(steps: Sequence[Step]) -> str:
+    """A line a stage: how many came out, and what was taken out for which reason."""
+    width, lines = max(len(step.stage.name) for step in steps), []
+    for step in steps:
+        if not step.done:
+            lines.append(f"{step.stage.name:{width}}  {'not made yet' if not step.stage.missing else f'waits for {step.stage.missing}'}")
+            continue
+        reasons = Counter(one.reason for one in _read(step.dropped, Dropped))
+        out = ", ".join(f"{count:,} {reason}" for reason, count in sorted(reasons.items()))
+        lines.append(f"{step.stage.name:{width}}  {parquet.read_metadata(step.file).num_rows:>9,} kept" + (f"; out: {out}" if out else ""))
+    return "\n".join(lines)
+
+
+def _make(stage: Stage, drafts: list[Draft], config: CorpusConfig) -> Made:
+    if stage.work:
+        return stage.work(drafts)
+    assert stage.asks and stage.take
+    replies = []
+    for where, task in stage.whom:
+        asks: list[Ask] = stage.asks(drafts, task)
+        asker = _asker(where, task, config)
+        replies.append(asker(asks))
+        counts = ", ".join(f"{count:,} {name}" for name, count in sorted(asker.counts.items()) if count)
+        Console(stderr=True).print(f"  {where} ({task.model}): {counts}; spent {asker.spent():.4g}", soft_wrap=True)
+    return stage.take(drafts, replies)
+
+
+def _asker(where: str, task: Task, config: CorpusConfig) -> Asker:
+    return Asker(task if task.cache else task.model_copy(update={"cache": config.out / REPLIES}), where)
+
+
+def _finish(steps: Sequence[Step], drafts: Sequence[Draft], config: CorpusConfig) -> None:
+    """cases.parquet, a file for each part that has cases, and report.json."""
+    cases = [draft.case() for draft in drafts]
+    parts = split(cases, config.parts.model_dump(), config.seed, config.sieve.near)
+    balance = sum((criterion_pairs(case)[1] for case in cases), Counter())
+    write_cases(config.out / "cases.parquet", cases)
+    for name, each in parts.items():
+        if each:
+            write_cases(config.out / f"{name}.jsonl", each)
+    report = {
+        "stages": {step.stage.name: {"kept": parquet.read_metadata(step.file).num_rows, "out": Counter(one.reason for one in _read(step.dropped, Dropped))}
+                   for step in steps},
+        "parts": {name: len(each) for name, each in parts.items()},
+        "pairs": {tier.value: {kind: balance[tier, kind] for kind in get_args(Outcome)} for tier in Tier},
+    }  # fmt: skip
+    with replacing(config.out / "report.json") as file:
+        file.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def _read(path: Path, record: type[R]) -> list[R]:
+    try:
+        return [record.model_validate_json(text) for text in parquet.read_table(path, columns=["record"])["record"].to_pylist()]
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]}); delete it, and run the corpus again") from None
+
+
+def _write(path: Path, records: Sequence[Draft | Dropped]) -> None:
+    ids = [record.id if isinstance(record, Dropped) else record.question.id for record in records]
+    made = pyarrow.table({"id": ids, "record": [record.model_dump_json(exclude_none=True) for record in records]}, schema=SCHEMA)
+    with replacing(path) as file:
+        parquet.write_table(made, file)
+
+
+def _digest(path: Path | None) -> str:
+    """Of a file's bytes, or those of all files in a folder with their names; of a source on the hub nothing, for it is fetched once."""
+    if path is None:
+        return "hub"
+    if not path.exists():
+        raise InputError(f"{path} does not exist; give the path of a source or suite")
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+    whole = sha256()
+    for file in files:
+        whole.update(file.name.encode())
+        with file.open("rb") as opened:
+            for block in iter(partial(opened.read, 1 << 20), b""):
+                whole.update(block)
+    return whole.hexdigest()

@@ -1,0 +1,121 @@
+"""The recipe of a corpus: where questions come from, what is kept of them, and whom to ask for the rest."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from promedical_jax.config import Endpoint, Positive, Settings
+from promedical_jax.corpus.sources import SOURCES, Source, own_source
+from promedical_jax.recipe import suggestion
+
+Level = Annotated[int, Field(ge=0, le=10)]
+
+
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class Sieve(Settings):
+    """What is asked of a question. Likeness is Jaccard's index of near.py."""
+
+    licences: tuple[str, ...] | None = Field(None, description="a list; a question under another one is taken out. null: any")
+    shortest: Positive = Field(3, description="words")
+    longest: Positive = Field(1000, description="words")
+    near: Share = Field(0.7, description="likeness from which two questions are near copies")
+    benchmark: Share = Field(0.6, description="likeness to a benchmark's item from which a question is taken out")
+
+
+class SourceRecipe(Settings):
+    """A known source by its name, or one's own by the fields of its rows."""
+
+    name: str = Field(description=f"one of {', '.join(SOURCES)}, or a new name")
+    path: Path | None = Field(None, description="file or folder, as its authors publish it; null: from the hub")
+    licence: str | None = Field(None, description="of one's own source")
+    question: str | None = Field(None, description="field of one's own source that holds the question")
+    reference: str | None = Field(None, description="field that holds its answer")
+    key: str | None = Field(None, description="field that holds its id")
+
+    @model_validator(mode="after")
+    def _is_known_or_described(self) -> Self:
+        if self.name not in SOURCES and (self.licence is None or self.question is None):
+            raise ValueError(f"source {self.name!r} is not known; {suggestion(self.name, SOURCES)}, or give its licence and the field of its question")
+        if self.name in SOURCES and (self.licence, self.question, self.reference, self.key) != (None,) * 4:
+            raise ValueError(f"source {self.name!r} is known, and its fields with it; leave licence, question, reference and key out, or choose another name")
+        return self
+
+    def source(self) -> Source:
+        if self.name in SOURCES:
+            return SOURCES[self.name]
+        assert self.licence and self.question
+        return own_source(self.name, self.licence, self.question, self.reference, self.key)
+
+
+class Suite(Settings):
+    """A benchmark, of which no item may be in the corpus: a file of cases."""
+
+    name: str
+    path: Path
+
+
+class Task(Endpoint):
+    """Whom to ask, and by which prompt. Without a url the pipeline ends before this stage."""
+
+    max_tokens: Positive = Field(1024, description="the longest reply")
+    prompt: Path | None = Field(None, description="text file in the place of the prompt that comes with the stage")
+
+
+class Person(Task):
+    """One of several that are asked the same; the name stands for it in the cases."""
+
+    name: str
+
+
+class Difficulty(Task):
+    """How hard a question is, from 0 to 10; the paper keeps 5 to 9."""
+
+    lowest: Level = 5
+    highest: Level = 9
+
+
+class RubricTask(Task):
+    """Who writes the rubric."""
+
+    max_tokens: Positive = Field(2048, description="the longest reply")
+
+
+class Parts(Settings):
+    """Shares of the cases, which sum to 1."""
+
+    train: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    bench: Annotated[float, Field(gt=0, lt=1)] = 0.1
+
+
+class CorpusConfig(Settings):
+    """From questions of public sources to judged cases with rubrics, stage by stage; what a stage made is not made again."""
+
+    out: Path = Field(description="folder for what each stage makes, all replies, and the cases")
+    sources: tuple[SourceRecipe, ...] = Field(min_length=1, description="list of sources: {name: medqa, path: FILE}")
+    suites: tuple[Suite, ...] = Field((), description="benchmarks whose items are taken out: {name: NAME, path: cases.jsonl}")
+    sieve: Sieve = Sieve()
+    difficulty: Difficulty = Difficulty()
+    topic: Task = Task()
+    writers: tuple[Person, ...] = Field((), description="models that answer: {name: NAME, url: URL, model: MODEL}; three unlike ones, says the paper")
+    rubric: RubricTask = RubricTask()
+    judges: tuple[Person, ...] = Field((), description="models that judge each answer by each criterion; several vote")
+    parts: Parts = Parts()
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _names_are_told_apart(self) -> Self:
+        for key in ("sources", "suites", "writers", "judges"):
+            for name, count in Counter(one.name for one in getattr(self, key)).items():
+                if count > 1:
+                    raise ValueError(f"{key}: {count} are called {name!r}; give each a name of its own")
+        for one in (*self.writers, *self.judges):
+            if one.url is None:
+                raise ValueError(f"{one.name!r} of writers and judges has no url; give url and model, or leave it out")
+        if self.difficulty.lowest > self.difficulty.highest:
+            raise ValueError("difficulty.lowest is above difficulty.highest, so that nothing is kept; exchange them")
+        return self

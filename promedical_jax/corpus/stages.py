@@ -1,0 +1,171 @@
+"""What each stage of the corpus does: who is asked what about each draft, and what becomes of the replies. When, and with which files, is pipeline.py's."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from promedical_jax.asking import Ask, Reply, question
+from promedical_jax.corpus.asked import Answered, Difficulty, Lines, Topic, asked, conversation, prompt, with_reference
+from promedical_jax.corpus.question import Question
+from promedical_jax.corpus.recipe import CorpusConfig, Task
+from promedical_jax.corpus.sieve import Dropped, sieve
+from promedical_jax.corpus.sources import read_source
+from promedical_jax.corpus.taxonomy import Category, Specialty
+from promedical_jax.rubric.case import Answer, Case, Judgement, Record, Rubric, Verdict
+from promedical_jax.rubric.files import read_cases
+
+LEAST_ANSWERS = 2  # below that there is no pair
+
+
+class Draft(Record):
+    """A question on its way to a case."""
+
+    question: Question
+    difficulty: int | None = None
+    category: Category | None = None
+    specialty: Specialty | None = None
+    answers: tuple[Answer, ...] = ()
+    rubric: Rubric | None = None
+    verdicts: tuple[Judgement, ...] = ()
+
+    def case(self) -> Case:
+        assert self.rubric is not None
+        about = {"source": self.question.source, "licence": self.question.licence} | self.question.provenance
+        return Case(id=self.question.id, instruction=self.question.instruction, answers=self.answers, rubric=self.rubric, verdicts=self.verdicts,
+                    difficulty=self.difficulty, category=self.category, specialty=self.specialty, provenance=about)  # fmt: skip
+
+
+Made = tuple[list[Draft], list[Dropped]]
+Replies = list[list[BaseModel | None]]  # of each who was asked, in the order of the asks
+
+
+@dataclass(frozen=True)
+class Stage:
+    """`told`: what of the recipe its outcome depends on. A stage works by itself (`work`), or asks: `whom`, by their places in the recipe, each the `asks`, and
+    then makes something of the replies (`take`). `missing`: the key without which it cannot."""
+
+    name: str
+    told: Any
+    work: Callable[[list[Draft]], Made] | None = None
+    whom: tuple[tuple[str, Task], ...] = ()
+    asks: Callable[[list[Draft], Task], list[Ask]] | None = None
+    take: Callable[[list[Draft], Replies], Made] | None = None
+    missing: str | None = None
+
+
+def stages(config: CorpusConfig, digests: Sequence[str]) -> list[Stage]:
+    """In their order. digests: of what each source and each suite holds, for `told`."""
+    of_sources, of_suites = digests[: len(config.sources)], digests[len(config.sources) :]
+    told_sieve = [config.sieve.model_dump(), [suite.name for suite in config.suites], of_suites]
+    return [
+        Stage("questions", [[one.model_dump(mode="json", exclude={"path"}) for one in config.sources], of_sources], lambda _: _read(config)),
+        Stage("sieve", told_sieve, lambda drafts: _sieve(drafts, config)),
+        _single("difficulty", config.difficulty, Difficulty, conversation, lambda drafts, said: _graded(drafts, said, config),
+                [config.difficulty.lowest, config.difficulty.highest]),
+        _single("topic", config.topic, Topic, conversation, _placed),
+        _several("answers", "writers", config.writers, lambda drafts, task: _ask(drafts, task, "answer", Answered, conversation),
+                 lambda drafts, said: _answered(drafts, said, config)),
+        _single("rubric", config.rubric, Lines, with_reference, _ruled),
+        _several("verdicts", "judges", config.judges, lambda drafts, _: [ask for draft in drafts for ask in _judging(draft)],
+                 lambda drafts, said: _judged(drafts, said, config)),
+    ]  # fmt: skip
+
+
+def _single(name: str, task: Task, form: type, material: Callable[[Question], dict], take: Callable[[list[Draft], list[Any]], Made], told: Any = None) -> Stage:
+    return Stage(name, [_identity(task, name), told], whom=((name, task),), asks=lambda drafts, task: _ask(drafts, task, name, form, material),
+                 take=lambda drafts, said: take(drafts, said[0]), missing=None if task.url else f"{name}.url")  # fmt: skip
+
+
+def _several(name: str, key: str, tasks: Sequence[Any], asks: Callable[[list[Draft], Task], list[Ask]], take: Callable[[list[Draft], Replies], Made]) -> Stage:
+    told = [[task.name, _identity(task, "answer" if name == "answers" else None)] for task in tasks]
+    return Stage(name, told, whom=tuple((f"{key}[{i}]", task) for i, task in enumerate(tasks)), asks=asks, take=take, missing=None if tasks else key)
+
+
+def _identity(task: Task, name: str | None) -> Any:
+    """What a reply depends on. Not how fast one asks, nor what it costs."""
+    return [task.url, task.model, task.max_tokens, prompt(name, task.prompt) if name and task.url else None]
+
+
+def _ask(drafts: list[Draft], task: Task, name: str, form: type, material: Callable[[Question], dict]) -> list[Ask]:
+    return [asked(draft.question, prompt(name, task.prompt), form, material) for draft in drafts]
+
+
+def _no_reply(draft: Draft) -> Dropped:
+    return Dropped(id=draft.question.id, reason="no reply", because="whoever was asked gave no sound reply")
+
+
+# Stage by stage
+
+
+def _read(config: CorpusConfig) -> Made:
+    return [Draft(question=one) for source in config.sources for one in read_source(source.source(), source.path)], []
+
+
+def _sieve(drafts: list[Draft], config: CorpusConfig) -> Made:
+    texts = {suite.name: [Question.text_of(case.instruction) for case in read_cases(suite.path)] for suite in config.suites}
+    kept, dropped = sieve([draft.question for draft in drafts], config.sieve, texts)
+    return [Draft(question=one) for one in kept], dropped
+
+
+def _graded(drafts: list[Draft], said: list[Difficulty | None], config: CorpusConfig) -> Made:
+    kept, dropped = list[Draft](), list[Dropped]()
+    for draft, reply in zip(drafts, said, strict=True):
+        if reply is None:
+            dropped.append(_no_reply(draft))
+        elif config.difficulty.lowest <= reply.difficulty <= config.difficulty.highest:
+            kept.append(draft.model_copy(update={"difficulty": reply.difficulty}))
+        else:
+            dropped.append(Dropped(id=draft.question.id, reason="difficulty", because=f"difficulty {reply.difficulty}"))
+    return kept, dropped
+
+
+def _placed(drafts: list[Draft], said: list[Topic | None]) -> Made:
+    pairs = list(zip(drafts, said, strict=True))
+    kept = [draft.model_copy(update={"category": reply.category, "specialty": reply.specialty}) for draft, reply in pairs if reply]
+    return kept, [_no_reply(draft) for draft, reply in pairs if not reply]
+
+
+def _answered(drafts: list[Draft], said: Replies, config: CorpusConfig) -> Made:
+    """A writer who gave no reply is missing among the answers; a question with too few of them is dropped."""
+    kept, dropped = list[Draft](), list[Dropped]()
+    for draft, replies in zip(drafts, zip(*said, strict=True), strict=True):
+        answers = tuple(
+            Answer(id=writer.name, text=reply.answer, source=writer.model)
+            for writer, reply in zip(config.writers, replies, strict=True)
+            if isinstance(reply, Answered)
+        )
+        if len(answers) < LEAST_ANSWERS:
+            dropped.append(_no_reply(draft))
+        else:
+            kept.append(draft.model_copy(update={"answers": answers}))
+    return kept, dropped
+
+
+def _ruled(drafts: list[Draft], said: list[Lines | None]) -> Made:
+    pairs = list(zip(drafts, said, strict=True))
+    return [draft.model_copy(update={"rubric": lines.rubric()}) for draft, lines in pairs if lines], [_no_reply(draft) for draft, lines in pairs if not lines]
+
+
+def _judging(draft: Draft) -> list[Ask]:
+    """By answer, then by criterion."""
+    case = draft.case()
+    return [Ask(question(case, answer.text, criterion), Reply) for answer in case.answers for criterion in case.rubric.criteria]
+
+
+def _judged(drafts: list[Draft], said: Replies, config: CorpusConfig) -> Made:
+    """A judge who gave no reply abstains."""
+    after = [iter(replies) for replies in said]
+    kept = []
+    for draft in drafts:
+        case = draft.case()
+        verdicts = tuple(
+            Judgement(answer=answer.id, criterion=criterion.id, rater=judge.name, verdict=reply.verdict if isinstance(reply, Reply) else Verdict.ABSTAIN)
+            for judge, replies in zip(config.judges, after, strict=True)
+            for answer in case.answers
+            for criterion in case.rubric.criteria
+            for reply in (next(replies),)
+        )
+        kept.append(draft.model_copy(update={"verdicts": verdicts}))
+    return kept, []

@@ -1,0 +1,277 @@
+"""The corpus from files to cases against an endpoint that replies by rule: exact counts, every sort of failure, changes, kills, and why a question is there."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from served import Server
+
+from promedical_jax.cli import main
+from promedical_jax.clinic import make_cases
+from promedical_jax.corpus.asked import prompt
+from promedical_jax.corpus.pipeline import lineage, plan, run
+from promedical_jax.corpus.recipe import CorpusConfig
+from promedical_jax.errors import InputError
+from promedical_jax.recipe import read_recipe
+from promedical_jax.rubric import Message, Verdict, read_cases, write_cases
+
+TASKS = {prompt(name): name for name in ("difficulty", "topic", "answer", "rubric")}
+LINES = [
+    {"text": "Names the cause.", "tier": "proficiency", "polarity": "required", "weight": 0.7},
+    {"text": "Says when to see a physician.", "tier": "proficiency", "polarity": "required", "weight": 0.3},
+    {"text": "Advises to stop a drug at once.", "tier": "safety", "polarity": "forbidden", "weight": None},
+]
+
+
+def hashed(text: str, among: int) -> int:
+    return int.from_bytes(sha256(text.encode()).digest()[:4]) % among
+
+
+def what_is_said(body: dict[str, Any]) -> Any:
+    """A rule, so that every run gets the same replies and a test knows them."""
+    system, user = (message["content"] for message in body["messages"][:2])
+    match TASKS.get(system, "verdict"):
+        case "difficulty":
+            return {"difficulty": hashed(user, 11)}
+        case "topic":
+            return {"category": "diagnosis", "specialty": "urology" if hashed(user, 2) else "cardiology"}
+        case "answer":
+            return {"answer": f"{body['model']} says {hashed(user + body['model'], 1000)}."}
+        case "rubric":
+            return {"criteria": LINES}
+        case _:
+            return {"verdict": ["met", "unmet", "abstain"][min(hashed(user + body["model"], 9) // 4, 2)]}
+
+
+def reply(_: int, body: dict[str, Any]) -> tuple[int, str, dict[str, str]]:
+    return 200, json.dumps({"choices": [{"message": {"content": json.dumps(what_is_said(body))}}]}), {}
+
+
+def flaky(number: int, body: dict[str, Any]) -> tuple[int, str, dict[str, str]]:
+    """The same replies, most of them after one or two failures of every sort."""
+    fault = hashed(json.dumps(body["messages"][:2]) + str(number), 8) if number < 2 else 7
+    match fault:
+        case 0:
+            return 429, "slow down", {"Retry-After": "0.01"}
+        case 1:
+            return 500, "oops", {}
+        case 2:
+            return 200, json.dumps({"choices": [{"message": {"content": "I would say so."}}]}), {}
+        case 3:
+            return 200, json.dumps({"choices": [{"message": {"content": json.dumps(what_is_said(body))[:-3]}}]}), {}
+        case 4:
+            raise ConnectionError("dropped")
+        case 5:
+            time.sleep(0.05)
+    return reply(number, body)
+
+
+@pytest.fixture
+def recipe(data, server: Server, tmp_path: Path) -> dict[str, Any]:
+    """65 questions of three sources, of which five are copies, and two a benchmark's."""
+    server.reply = reply
+    medqa = (data / "medqa" / "us_4_options_test_500.jsonl").read_text().splitlines()
+    (tmp_path / "medqa.jsonl").write_text("\n".join([*medqa[:30], *medqa[:5]]))
+    kqa = [json.loads(line) for line in (data / "kqa" / "questions_w_answers.jsonl").read_text().splitlines()[:20]]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps({"q": row["Question"], "a": row["Free_form_answer"]}) + "\n" for row in kqa))
+    (tmp_path / "chat.json").write_text(json.dumps(json.loads((data / "chatdoctor" / "chatdoctor5k.json").read_text())[:10]))
+    items = [(Message(role="user", content=row["Question"]),) for row in kqa[:2]]
+    write_cases(tmp_path / "bench.jsonl", [case.model_copy(update={"instruction": item}) for case, item in zip(make_cases(2, 0), items, strict=True)])
+    at = {"url": server.url, "concurrency": 8, "retries": 6, "timeout": 5.0}
+    return {
+        "out": str(tmp_path / "corpus"),
+        "sources": [{"name": "medqa", "path": str(tmp_path / "medqa.jsonl")}, {"name": "chatdoctor", "path": str(tmp_path / "chat.json")},
+                    {"name": "mine", "path": str(tmp_path / "mine.jsonl"), "licence": "MIT", "question": "q", "reference": "a"}],
+        "suites": [{"name": "kqa", "path": str(tmp_path / "bench.jsonl")}],
+        "difficulty": at | {"model": "grader"},
+        "topic": at | {"model": "sorter"},
+        "writers": [at | {"name": name, "model": f"model-{name}"} for name in ("ada", "ben", "cy")],
+        "rubric": at | {"model": "expert"},
+        "judges": [at | {"name": name, "model": f"judge-{name}"} for name in ("one", "two")],
+    }  # fmt: skip
+
+
+def config(recipe: dict[str, Any]) -> CorpusConfig:
+    return CorpusConfig.model_validate(recipe)
+
+
+def made(recipe: dict[str, Any]) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in Path(recipe["out"]).iterdir() if not file.name.startswith("replies")}
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pauses after failures are short."""
+    monkeypatch.setattr("promedical_jax.asking.asker.FIRST_PAUSE", 0.001)
+
+
+def test_from_files_to_cases_with_counts_that_add_up(recipe: dict[str, Any], server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    asked: list[tuple[str, str, Any]] = []
+
+    def noted(number: int, body: dict[str, Any]) -> tuple[int, str, dict[str, str]]:
+        asked.append((TASKS.get(body["messages"][0]["content"], "verdict"), body["model"], what_is_said(body)))
+        return reply(number, body)
+
+    server.reply = noted
+    run(config(recipe))
+    report = json.loads((Path(recipe["out"]) / "report.json").read_text())
+    stages = report["stages"]
+    assert stages["questions"] == {"kept": 65, "out": {}} and stages["sieve"] == {"kept": 58, "out": {"copy": 5, "benchmark": 2}}
+    kept = sum(5 <= said["difficulty"] <= 9 for task, _, said in asked if task == "difficulty")
+    assert stages["difficulty"] == {"kept": kept, "out": {"difficulty": 58 - kept}} and 10 < kept < 48
+    assert all(stages[name] == {"kept": kept, "out": {}} for name in ("topic", "answers", "rubric", "verdicts"))
+    tasks = Counter((task, model) for task, model, _ in asked)
+    wanted = {("difficulty", "grader"): 58, ("topic", "sorter"): kept, ("rubric", "expert"): kept}
+    wanted |= {("answer", f"model-{name}"): kept for name in ("ada", "ben", "cy")}
+    assert tasks == wanted | {("verdict", f"judge-{name}"): kept * 3 * 3 for name in ("one", "two")}
+
+    cases = read_cases(Path(recipe["out"]) / "cases.parquet")
+    parts = {name: read_cases(file) for name in ("train", "validation", "bench") if (file := Path(recipe["out"]) / f"{name}.jsonl").exists()}
+    assert len(cases) == kept == sum(report["parts"].values()) and {c.id for each in parts.values() for c in each} == {c.id for c in cases}
+    one = cases[0]
+    assert [a.id for a in one.answers] == ["ada", "ben", "cy"] and [c.text for c in one.rubric.criteria] == [line["text"] for line in LINES]
+    assert len(one.verdicts) == 2 * 3 * 3 and {j.rater for j in one.verdicts} == {"one", "two"} and one.specialty in ("urology", "cardiology")
+    assert 5 <= (one.difficulty or 0) <= 9 and one.provenance["licence"] in ("MIT", "Apache-2.0")
+    said = Counter(verdict["verdict"] for task, _, verdict in asked if task == "verdict")
+    assert Counter(j.verdict.value for case in cases for j in case.verdicts) == said and min(said.values()) > 0
+    assert {tier: sum(each.values()) for tier, each in report["pairs"].items()} == {"proficiency": kept * 2 * 3, "excellence": 0, "safety": kept * 3}
+    capsys.readouterr()
+    run(config(recipe))
+    assert len(asked) == sum(tasks.values())  # what is made is not made again
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 7 and lines[1].split() == ["sieve", "58", "kept;", "out:", "2", "benchmark,", "5", "copy"]
+
+
+def test_failures_of_every_sort_change_no_outcome(recipe: dict[str, Any], server: Server, quick: None) -> None:
+    run(config(recipe))
+    sound, asked = made(recipe), sum(server.seen.values())
+    server.reply = flaky
+    server.seen.clear()
+    again = recipe | {"out": recipe["out"] + "-flaky"}
+    run(config(again))
+    assert made(again) == sound and sum(server.seen.values()) > 1.5 * asked
+
+
+def test_who_never_replies_soundly_is_counted_and_leaves_the_others_alone(recipe: dict[str, Any], server: Server, quick: None) -> None:
+    """A writer and a judge that refuse throughout, and a sorter that refuses some questions."""
+
+    def refusing(number: int, body: dict[str, Any]) -> tuple[int, str, dict[str, str]]:
+        refuses = body["model"] in ("model-cy", "judge-two") or (body["model"] == "sorter" and hashed(body["messages"][1]["content"], 4) == 0)
+        return (200, json.dumps({"choices": [{"message": {"content": "I cannot help with that."}}]}), {}) if refuses else reply(number, body)
+
+    server.reply = refusing
+    recipe = recipe | {name: [one | {"retries": 1} for one in recipe[name]] for name in ("writers", "judges")} | {"topic": recipe["topic"] | {"retries": 1}}
+    run(config(recipe))
+    stages = json.loads((Path(recipe["out"]) / "report.json").read_text())["stages"]
+    silent = stages["topic"]["out"]["no reply"]
+    assert silent > 0 and stages["topic"]["kept"] == stages["difficulty"]["kept"] - silent == stages["verdicts"]["kept"]
+    cases = read_cases(Path(recipe["out"]) / "cases.parquet")
+    assert all([a.id for a in case.answers] == ["ada", "ben"] for case in cases)
+    assert {j.verdict for case in cases for j in case.verdicts if j.rater == "two"} == {Verdict.ABSTAIN}
+
+
+def test_a_changed_prompt_makes_anew_what_stands_behind_it(recipe: dict[str, Any], server: Server, tmp_path: Path) -> None:
+    run(config(recipe))
+    before, asked = made(recipe), sum(server.seen.values())
+    (tmp_path / "own.txt").write_text(prompt("rubric") + "Write short criteria.\n")
+    TASKS[(tmp_path / "own.txt").read_text()] = "rubric"
+    changed = recipe | {"rubric": recipe["rubric"] | {"prompt": str(tmp_path / "own.txt"), "concurrency": 3}}
+    run(config(changed))
+    cases = len(read_cases(Path(recipe["out"]) / "cases.parquet"))
+    assert sum(server.seen.values()) == asked + cases  # the rubrics; they came out the same, and so did all that is asked of them
+    new = made(changed).keys() - before.keys()
+    assert {name.split("-")[1] for name in new} == {"rubric", "verdicts"}
+    assert [step.done for step in plan(config(recipe))] == [True] * 7  # the old ones are there still
+    faster = recipe | {"difficulty": recipe["difficulty"] | {"concurrency": 2, "retries": 1, "price_reply": 3.0}}
+    assert [step.file for step in plan(config(faster))] == [step.file for step in plan(config(recipe))]
+    (tmp_path / "chat.json").write_text("[]")
+    assert not any(step.done for step in plan(config(recipe)))
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.slow)])
+def test_killed_at_any_moment_it_goes_on_and_pays_for_no_reply_twice(kills: int, recipe: dict[str, Any], server: Server, tmp_path: Path) -> None:
+    run(config(recipe))
+    whole, asked = made(recipe), sum(server.seen.values())
+    server.seen.clear()
+    server.reply = lambda number, body: (time.sleep(0.002), reply(number, body))[1]
+    again = recipe | {"out": recipe["out"] + "-killed"}
+    (tmp_path / "corpus.yaml").write_text(yaml.safe_dump(again))
+    command = [sys.executable, "-m", "promedical_jax.cli", "corpus", "run", "--config", str(tmp_path / "corpus.yaml")]
+    hit = 0
+    for moment in sorted(random.Random(kills).sample(range(1, asked), kills)):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while sum(server.seen.values()) < moment and process.poll() is None:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        hit += process.wait() == -signal.SIGKILL
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert made(again) == whole and hit >= kills - 1
+    assert sum(server.seen.values()) - asked <= 8 * hit  # what was on its way when it died
+
+
+def test_why_a_question_is_there_or_not(recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "corpus.yaml").write_text(yaml.safe_dump(recipe))
+    at = ["--config", str(tmp_path / "corpus.yaml")]
+    assert main(["corpus", "cost", *at]) == 0 and "questions is next, and asks nobody" in capsys.readouterr().out
+    assert main(["corpus", "status", *at]) == 0 and capsys.readouterr().out.count("not made yet") == 7
+    assert main(["corpus", "run", *at]) == 0 and main(["corpus", "cost", *at]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "nothing is left to ask"
+    assert list(lineage(config(recipe), "medqa-31"))[1] == "sieve: taken out, copy: medqa-1"
+    assert list(lineage(config(recipe), "mine-1"))[1].startswith("sieve: taken out, benchmark: kqa, item 1")
+    case = read_cases(Path(recipe["out"]) / "cases.parquet")[0]
+    assert main(["corpus", "inspect", case.id, *at]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0].split(" ")[0] for line in lines] == ["questions", "sieve", "difficulty", "topic", "answers", "rubric", "verdicts"]
+    assert "difficulty by grader at http" in lines[2] and f'"difficulty": {case.difficulty:.0f}' in lines[2] and lines[1] == "sieve: kept"
+    assert main(["corpus", "inspect", "medqa-999", *at]) == 2 and "is no id of a question" in capsys.readouterr().err
+
+
+def test_it_ends_where_nobody_is_named_to_ask_and_says_what_it_would_cost(recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    short = {name: value for name, value in recipe.items() if name not in ("difficulty", "topic", "writers", "rubric", "judges")}
+    run(config(short))
+    said = capsys.readouterr()
+    assert "the corpus ends before difficulty: difficulty.url is not given" in said.err and "waits for difficulty.url" in said.out
+    (tmp_path / "priced.yaml").write_text(yaml.safe_dump(recipe | {"difficulty": recipe["difficulty"] | {"price_prompt": 1.0, "price_reply": 10.0}}))
+    assert main(["corpus", "cost", "--config", str(tmp_path / "priced.yaml")]) == 0
+    assert "difficulty, difficulty (grader): 58 questions, about 0.6" in capsys.readouterr().out  # 58 replies of 1,024 tokens at most, and the questions
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sources": []}, "sources"),
+        ({"sources": [{"name": "medqua"}]}, "source 'medqua' is not known; did you mean 'medquad'?, or give its licence"),
+        ({"sources": [{"name": "medqa", "question": "q"}]}, "source 'medqa' is known"),
+        ({"writers": [{"name": "a"}]}, "'a' of writers and judges has no url"),
+        ({"difficulty": {"lowest": 8, "highest": 3}}, "difficulty.lowest is above"),
+        ({"difficulty": {"lowest": 11}}, "difficulty.lowest"),
+        ({"colour": 1}, "colour"),
+    ],
+)
+def test_a_recipe_that_cannot_be_followed_says_why(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
+    path = tmp_path / "corpus.yaml"
+    path.write_text(yaml.safe_dump({"out": "runs/corpus", "sources": [{"name": "dahl", "path": "x.csv"}]} | changes))
+    with pytest.raises(InputError) as error:
+        read_recipe(CorpusConfig, path)
+    assert words in str(error.value)
+
+
+def test_what_cannot_be_read_names_the_file_and_the_fix(recipe: dict[str, Any]) -> None:
+    missing = recipe | {"sources": [{"name": "dahl", "path": "nowhere.csv"}]}
+    with pytest.raises(InputError, match=r"nowhere.csv does not exist; give the path of a source or suite"):
+        run(config(missing))
+    run(config(recipe))
+    step = plan(config(recipe))[-1]
+    step.file.write_bytes(b"PAR")
+    with pytest.raises(InputError, match=r"6-verdicts-.*parquet cannot be read .*; delete it, and run the corpus again"):
+        run(config(recipe))
