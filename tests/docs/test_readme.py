@@ -47,6 +47,7 @@ SMALL = {
     "promedical train ppo": "--steps 2",
     "promedical train rm --config configs/kqa": "--steps 1 --batch 2",
     "promedical train sft --cases runs/clinic": "--steps 2",
+    "promedical corpus": "",
     "promedical export": "",
     "promedical import": "",
     "promedical plan": "",
@@ -184,7 +185,7 @@ def test_every_command_and_flag_is_known(line: str, monkeypatch: pytest.MonkeyPa
         needed = [word for pair in zip(needed[::2], needed[1::2], strict=True) if pair[0] != "--reward_model" or command[1] in ("grpo", "ppo") for word in pair]
         assert main([*given, *needed, "--print-config"]) == 0, capsys.readouterr().err
     else:
-        assert main([*command[:2], "--help"][-3:] if command[:1] == ["data"] else [command[0], "--help"]) == 0
+        assert main([*command[:2], "--help"][-3:] if command[0] in ("data", "corpus") else [command[0], "--help"]) == 0
         helped = capsys.readouterr().out
         assert [word for word in arguments if word.startswith("--") and word.split("=")[0] not in helped] == []
 
@@ -284,6 +285,14 @@ def test_healthbench_is_imported_and_says_never_to_train_on_it(real: Shop) -> No
     real.read("HealthBench")
     cases = read_cases(real.folder / "runs" / "healthbench" / "cases.jsonl")
     assert cases and all(case.provenance["benchmark"] == "never train on it" for case in cases)
+
+
+def test_questions_become_a_corpus(real: Shop) -> None:
+    real.read("HealthBench")
+    sifted, why, cost = real.read("A corpus from public questions")
+    assert "near copy" in sifted.stdout and "waits for difficulty.url" in sifted.stdout and "questions" in sifted.stderr
+    assert why.stdout.startswith("questions: ") and "sieve: kept" in why.stdout
+    assert "difficulty, difficulty (Qwen/Qwen3-8B):" in cost.stdout and "spent so far 0" in cost.stdout
 
 
 @pytest.mark.slow
