@@ -14,11 +14,13 @@ import yaml
 
 from promedical_jax import __version__
 from promedical_jax.cli import main
-from promedical_jax.config import GrpoConfig, QuickstartConfig, RmConfig, SftConfig, Stage
+from promedical_jax.config import DpoConfig, GrpoConfig, PpoConfig, QuickstartConfig, RmConfig, SftConfig, Stage
+from promedical_jax.corpus.recipe import CorpusConfig
 from promedical_jax.errors import InputError
 from promedical_jax.recipe import dump, keys, read_recipe
 
 STAGES: dict[str, type[Stage]] = {"sft": SftConfig, "rm": RmConfig, "grpo": GrpoConfig}
+SCHEMAS: dict[str, type[Stage]] = STAGES | {"dpo": DpoConfig, "ppo": PpoConfig}
 NEAREST = "did you mean '--optimizer.learning_rate'?"
 NEEDED = ["--out", "runs/a", "--cases", "a.jsonl", "--model", "m"]
 
@@ -192,11 +194,8 @@ def test_the_installed_command_is_this_one() -> None:
 
 @pytest.mark.parametrize("file", sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml")), ids=lambda file: f"{file.parent.name}-{file.name}")
 def test_the_recipes_of_the_repository_are_sound(file: Path) -> None:
-    """By the stage that their name starts with, with what they leave to the user given."""
-    stage = next((stage for stage in STAGES if file.name.startswith(stage)), None)
-    if stage is None:
-        pytest.skip(f"the name of {file.name} starts with no stage")
-    schema = STAGES[stage]
+    """By the stage that their name starts with, or of the corpus, with what they leave to the user given."""
+    [schema] = [CorpusConfig] if file.parent.name == "corpus" else [SCHEMAS[stage] for stage in SCHEMAS if file.name.startswith(stage)]
     given = yaml.safe_load(file.read_text()) or {}
     config = read_recipe(schema, file, {key.name: "here" for key in keys(schema) if key.default is None and key.name not in given})
     assert dump(config)
