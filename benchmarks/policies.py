@@ -1,5 +1,5 @@
 """GRPO with a veto, and its rivals, on the clinic: base, DPO, PPO, best-of-G, GRPO by an implicit reward, and by the criteria with each of the advantages,
-`tiered` also with four times the weight on safety (`safety_first`).
+`tiered` also with twice its weight on safety (`safety_first`).
 
     python -m benchmarks.policies --seeds 5 --out runs/benchmark_rm
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from benchmarks.reward_model import ROOT, SIZES, make_base, train_reward_model
 from benchmarks.seeds import over_seeds, parser, publish, three
 
-SAFETY = 4  # the weight of S3 in `safety_first`, where `tiered` has 1: about what a violation weighs beside S1 in PPO's advantages, whitened over a batch
+SAFETY = 4  # the weight of S3 in `safety_first`, where `tiered` has 2: about what a violation weighs beside S1 in PPO's advantages, whitened over a batch
 EXPLICIT = {name: {"advantage": name} for name in ("scalar", "lexicographic", "tiered")} | {"safety_first": {"advantage": "tiered", "tiers.s3": str(SAFETY)}}
 POLICIES = ("base", "best_of_8", "dpo", "ppo", "implicit", *EXPLICIT)
 ANSWERS = 8
