@@ -1,13 +1,14 @@
 """Many questions to an OpenAI-compatible endpoint at a time, each for a reply of a given form; None where no sound one comes.
 
 A reply must be the JSON of the form that was asked for. What hangs, is overloaded or fails is asked again after a pause, what replies with something else is
-told what was wrong with it, a few times each; who failed has said nothing (see docs/decisions.md). A sound reply is in the SQLite file before the next is
-looked at, so that a run that is killed pays for no reply twice, and the file knows what has been spent.
+told what was wrong with it, a few times each; who failed has said nothing (see docs/decisions.md). A sound reply and its cost are in the SQLite file before the
+next is looked at, so that a run that is killed pays for no reply twice, and the file knows what has been spent.
 """
 
 import asyncio
 import json
 import os
+import re
 import sqlite3
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import httpx2
@@ -28,8 +29,11 @@ from promedical_jax.rubric.faults import sentence
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds; each pause is twice the one before it
 AGAIN = {408, 409, 425, 429}  # and all from 500 on
+OF_THE_QUESTION = {400, 413, 422}  # too long, or not to its taste, once others were replied to; before that, the recipe's fault
+NO_TEXT = (ValueError, LookupError, TypeError, RecursionError, OverflowError)  # what reading somebody's reply may raise
 LETTERS_A_TOKEN = 4  # where an endpoint does not say what a reply cost
 MILLION = 1_000_000
+OPENINGS = 50  # tries to open a cache that others open too
 TABLES = (
     "CREATE TABLE IF NOT EXISTS replies (question TEXT PRIMARY KEY, content TEXT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS spent (endpoint TEXT PRIMARY KEY, prompt_tokens INTEGER NOT NULL, reply_tokens INTEGER NOT NULL)",
@@ -51,22 +55,34 @@ class Asker:
     """Asks of one endpoint. `counts` since the start: asked, cached, failed, tokens, and what went wrong by cause, each time it did."""
 
     def __init__(self, config: Endpoint, where: str = "judge", transport: httpx2.AsyncBaseTransport | None = None,
-                 pause: Callable[[float], Awaitable[None]] = asyncio.sleep):  # fmt: skip
-        """`where`: the recipe's place of `config`, for messages. `transport` and `pause` stand in for the network and the clock in tests.
+                 pause: Callable[[float], Awaitable[None]] = asyncio.sleep, patience: int | None = None):  # fmt: skip
+        """`where`: the recipe's place of `config`, for messages. `transport` and `pause` stand in for the network and the clock in tests. `patience`: after so
+        many questions in a row to which nobody replied at all, asking ends with an InputError; None: never.
 
-        Raises InputError for a key's variable that is not set, and for a cache that is none.
+        Raises InputError for a url that is none, a key's variable that is not set or no key, and for a cache that is none.
         """
         assert config.url and config.model
+        try:
+            url = httpx2.URL(config.url)
+        except (httpx2.InvalidURL, ValueError):
+            url = httpx2.URL("")
+        if url.scheme not in ("http", "https") or not re.fullmatch(r"[\w.:-]+", url.host):
+            raise InputError(f"{where}.url: {config.url!r} is no address; write it as http://localhost:8000/v1")
+        self._patience, self._silent, self._sound = patience, 0, False
         self._config, self._where, self._transport, self._pause = config, where, transport, pause
         self._headers = {}
         if config.key:
             if not os.environ.get(config.key):
                 raise InputError(f"{where}.key: the environment has no {config.key}; set it to the endpoint's key, or leave {where}.key out")
-            self._headers = {"Authorization": f"Bearer {os.environ[config.key]}"}
+            key = os.environ[config.key].strip()
+            if not key.isascii() or not key.isprintable() or " " in key:
+                raise InputError(f"{where}.key: what {config.key} holds is no key; set it to the endpoint's key alone")
+            self._headers = {"Authorization": f"Bearer {key}"}
         self._store = _open(config.cache, f"{where}.cache")
         self._next = 0.0  # when the next request may go out
         self._held = 0.0  # what requests that are under way may cost
         self._stopped: InputError | None = None
+        self._freed = asyncio.Condition()
         self.counts: Counter[str] = Counter()
 
     def __call__(self, asks: Sequence[Ask]) -> list[BaseModel | None]:
@@ -81,7 +97,7 @@ class Asker:
     def left(self, asks: Sequence[Ask]) -> tuple[int, float]:
         """How many of these would be asked now, and about what they cost, in money, if each is replied to at full length."""
         new = {self._key(ask): ask for ask in asks if self._known(ask) is None}
-        return len(new), sum(self._price(_letters(ask.messages) // LETTERS_A_TOKEN, self._config.max_tokens) for ask in new.values())
+        return len(new), sum(self._price(_tokens(ask.messages), self._config.max_tokens) for ask in new.values())
 
     def spent(self) -> float:
         """What this endpoint has cost so far, in money, over all runs with this cache."""
@@ -99,14 +115,14 @@ class Asker:
             async def one(key: str, ask: Ask) -> None:
                 async with gate:
                     try:
-                        known[key] = await self._ask(client, key, ask)
+                        known[key] = self._known(ask) or await self._ask(client, key, ask)  # another run may have asked since
                     except InputError as error:
                         self._stopped = self._stopped or error
                         return
                 self.counts["asked"] += 1
                 self.counts["failed"] += known[key] is None
 
-            self._stopped = None
+            self._stopped, self._freed = None, asyncio.Condition()
             await asyncio.gather(*(one(key, ask) for key, ask in new.items()))
         if self._stopped:
             raise self._stopped
@@ -117,52 +133,66 @@ class Asker:
         messages = ask.messages
         for tried in range(self._config.retries + 1):
             wait = FIRST_PAUSE * 2**tried
-            most = await self._turn(messages)
+            most, answered = await self._turn(messages), False
             try:
                 async with asyncio.timeout(self._config.timeout):  # of the whole reply: one that trickles in forever hangs as well
                     reply = await client.post(f"{str(self._config.url).rstrip('/')}/chat/completions", json=self._body(messages, ask.form))
-                if reply.status_code < 400:
-                    self._pay(messages, reply)
             except (httpx2.TimeoutException, TimeoutError):
                 self.counts["timeouts"] += 1
+                self._keep(_tokens(messages), 0)  # who hung may have been at work
             except httpx2.RequestError:
                 self.counts["unreachable"] += 1
             else:
-                if reply.status_code < 400:
+                answered = reply.status_code < 500
+                if reply.status_code < 300:
                     content = _content(reply)
                     try:
-                        read = ask.form.model_validate_json(content)
+                        read, cost = ask.form.model_validate_json(content), _usage(reply) or (_tokens(messages), len(content) // LETTERS_A_TOKEN)
                     except ValidationError as error:
                         self.counts["garbage"] += 1
+                        self._keep(*(_usage(reply) or (_tokens(messages), len(content) // LETTERS_A_TOKEN)))
                         messages = [*ask.messages, {"role": "assistant", "content": content}, _again(error, ask.form)] if content else ask.messages
                     else:
-                        with self._store:
-                            self._store.execute("INSERT OR REPLACE INTO replies VALUES (?, ?)", (key, content))
+                        self._keep(*cost, reply=(key, content))
+                        self._sound, self._silent = True, 0
                         return read
                 elif reply.status_code in AGAIN or reply.status_code >= 500:
                     self.counts[f"status {reply.status_code}"] += 1
                     wait = max(wait, _retry_after(reply))
+                elif reply.status_code in OF_THE_QUESTION and self._sound:
+                    self.counts[f"status {reply.status_code}"] += 1
+                    return None
                 else:
-                    said = reply.text[:200].replace(self._headers.get("Authorization", "Bearer \0")[7:], "***")
+                    said = reply.text.replace(self._headers.get("Authorization", "Bearer \0")[7:], "***")[:200]
                     place = f"{self._where}.url: {self._config.url}"
                     raise InputError(f"{place} answers {reply.status_code}: {said!r}; check url, model and key of {self._where}")
             finally:
                 self._held -= most
+                async with self._freed:
+                    self._freed.notify_all()
+            self._silent = 0 if answered else self._silent
             if tried < self._config.retries:
                 await self._pause(min(wait, LONGEST_PAUSE))
+        self._silent += not answered
+        if self._patience is not None and self._silent >= self._patience:
+            what = f"{self._where}.url: {self._config.url} has replied to none of the last {self._silent} questions"
+            raise InputError(f"{what}; see that it runs, and run again: what was replied is kept")
         return None
 
     async def _turn(self, messages: Messages) -> float:
-        """Waits for the request's turn, and returns what it may cost at most. Raises InputError where that cannot be paid for beside what is under way, and
-        once another request was refused: those that are under way come to their end, and no more are sent."""
-        if self._stopped:
-            raise self._stopped
-        most, budget = self._price(_letters(messages), self._config.max_tokens), self._config.budget  # a token has a letter at least
-        if budget is not None and self.spent() + self._held + most > budget:
-            said = f"{self._where}.budget: {self.spent():.4g} of {budget:g} are spent, and the next questions may cost {self._held + most:.2g}"
-            kept = f"what was replied is in {self._config.cache}" if self._config.cache else f"set {self._where}.cache to keep what is replied"
-            raise InputError(f"{said}; raise it and run again ({kept})")
-        self._held += most
+        """Waits for the request's turn, and returns what it may cost at most. Raises InputError where that cannot be paid for, and once another request was
+        refused: those that are under way come to their end, and no more are sent."""
+        most, budget = self._price(sum(len(message["content"].encode()) + 16 for message in messages), self._config.max_tokens), self._config.budget
+        async with self._freed:
+            while not self._stopped and budget is not None and self._held and self.spent() + self._held + most > budget:
+                await self._freed.wait()  # what is under way will cost less than it might
+            if self._stopped:
+                raise InputError(str(self._stopped))
+            if budget is not None and self.spent() + most > budget:
+                said = f"{self._where}.budget: {self.spent():.4g} of {budget:g} are spent, and the next question may cost {most:.2g}"
+                kept = f"what was replied is in {self._config.cache}" if self._config.cache else f"set {self._where}.cache to keep what is replied"
+                raise InputError(f"{said}; raise it and run again ({kept})")
+            self._held += most
         if self._config.per_minute:
             now = monotonic()
             turn = max(now, self._next)
@@ -175,11 +205,13 @@ class Asker:
         schema = {"type": "json_schema", "json_schema": {"name": form.__name__.lower(), "strict": True, "schema": _schema(form)}}
         return {"model": self._config.model, "messages": messages, "temperature": 0, "max_tokens": self._config.max_tokens, "response_format": schema}
 
-    def _pay(self, messages: Messages, reply: httpx2.Response) -> None:
-        tokens = _usage(reply) or (_letters(messages) // LETTERS_A_TOKEN, len(_content(reply)) // LETTERS_A_TOKEN)
-        self.counts["tokens"] += sum(tokens)
+    def _keep(self, prompt_tokens: int, reply_tokens: int, reply: tuple[str, str] | None = None) -> None:
+        """Cost and reply in one transaction."""
+        self.counts["tokens"] += prompt_tokens + reply_tokens
         with self._store:
-            self._store.execute(ADD, (self._endpoint, *tokens))
+            self._store.execute(ADD, (self._endpoint, prompt_tokens, reply_tokens))
+            if reply:
+                self._store.execute("INSERT OR REPLACE INTO replies VALUES (?, ?)", reply)
 
     def _price(self, prompt_tokens: int, reply_tokens: int) -> float:
         return (prompt_tokens * self._config.price_prompt + reply_tokens * self._config.price_reply) / MILLION
@@ -198,22 +230,30 @@ class Asker:
 
 
 def _open(path: Path | None, where: str) -> sqlite3.Connection:
-    if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    store = sqlite3.connect(path or ":memory:", check_same_thread=False, timeout=60.0)
     try:
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        store = sqlite3.connect(path or ":memory:", check_same_thread=False, timeout=60.0)
+        for tried in range(OPENINGS):
+            try:
+                store.execute("PRAGMA journal_mode = WAL")
+                break
+            except sqlite3.OperationalError as error:  # this one statement does not wait for another process that opens the file
+                if "locked" not in str(error) or tried == OPENINGS - 1:
+                    raise
+                sleep(0.1)
         with store:
-            store.execute("PRAGMA journal_mode = WAL")
             store.execute("PRAGMA synchronous = NORMAL")  # what is written outlives the process; and the machine, but for its last moment
             for table in TABLES:
                 store.execute(table)
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.Error, OSError) as error:
         raise InputError(f"{where}: {path} is no cache of replies ({error}); name another file") from None
     return store
 
 
-def _letters(messages: Messages) -> int:
-    return sum(len(message["content"]) for message in messages)
+def _tokens(messages: Messages) -> int:
+    """About."""
+    return sum(len(message["content"]) for message in messages) // LETTERS_A_TOKEN
 
 
 def _again(error: ValidationError, form: type[BaseModel]) -> dict[str, str]:
@@ -229,7 +269,8 @@ def _content(reply: httpx2.Response) -> str:
     """What was replied, empty where it is no text."""
     try:
         content = reply.json()["choices"][0]["message"]["content"]
-    except (ValueError, LookupError, TypeError):
+        content.encode()  # half of a surrogate pair is no letter, and no file takes it
+    except (*NO_TEXT, AttributeError):
         return ""
     return content if isinstance(content, str) else ""
 
@@ -237,9 +278,10 @@ def _content(reply: httpx2.Response) -> str:
 def _usage(reply: httpx2.Response) -> tuple[int, int] | None:
     try:
         usage = reply.json()["usage"]
-        return int(usage["prompt_tokens"]), int(usage["completion_tokens"])
-    except (ValueError, LookupError, TypeError):
+        prompt, completion = int(usage["prompt_tokens"]), int(usage["completion_tokens"])
+    except NO_TEXT:
         return None
+    return (prompt, completion) if 0 <= prompt < 2**32 and 0 <= completion < 2**32 else None
 
 
 def _retry_after(reply: httpx2.Response) -> float:

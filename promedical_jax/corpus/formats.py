@@ -49,7 +49,11 @@ def _lines(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _json(path: Path) -> Iterator[tuple[str, Any]]:
-    whole = _parsed(path.read_text(encoding="utf-8-sig"), str(path))
+    text = path.read_text(encoding="utf-8-sig")
+    if text.lstrip().startswith("{") and _is_object(text.lstrip().splitlines()[0]):
+        yield from _lines(path)  # lines of JSON by another name, as MedMCQA's are
+        return
+    whole = _parsed(text, str(path))
     if isinstance(whole, dict):
         for key, row in whole.items():
             yield f"{path}, key {key!r}", {"key": key} | row if isinstance(row, dict) else row
@@ -57,6 +61,15 @@ def _json(path: Path) -> Iterator[tuple[str, Any]]:
         yield from ((f"{path}, entry {number}", row) for number, row in enumerate(whole, start=1))
     else:
         raise InputError(f"{path} holds one {type(whole).__name__}; it should be a list of objects, or an object of them")
+
+
+def _is_object(line: str) -> bool:
+    """Whether a line is a whole object, and not one of objects by their keys."""
+    try:
+        row = loads(line)
+    except ValueError:
+        return False
+    return isinstance(row, dict) and not all(isinstance(value, dict) for value in row.values())
 
 
 def _csv(path: Path) -> Iterator[tuple[str, Any]]:
@@ -94,7 +107,7 @@ def _medquad(path: Path) -> Iterator[tuple[str, Any]]:
     """A row for each pair of question and answer of a document."""
     try:
         document = ElementTree.parse(path).getroot()
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, LookupError, ValueError) as error:
         raise InputError(f"{path}: not valid XML ({error}); fetch the file again") from error
     publisher, number = document.get("source"), document.get("id")  # the numbers begin anew with each publisher
     about = {"document": f"{publisher}-{number}", "publisher": publisher, "url": document.get("url"), "focus": document.findtext("Focus")}

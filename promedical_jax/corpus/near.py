@@ -3,7 +3,8 @@
 A text is the set of its windows of SHINGLE characters, after case, blanks and the forms of letters are evened out. Two texts are alike if their sets' Jaccard
 index is at least a threshold: a typo in a sentence leaves about 0.85, another drug's name in the same question about 0.5. Signatures are rensa's (MinHash,
 Broder 1997); bands of them make candidates; each candidate pair is counted exactly. So nothing that is called alike is less than that, and what is missed is
-missed by the bands alone: at an index of 0.8 less than one pair in ten thousand. Everything is a function of the texts and their order.
+missed by the bands alone: of pairs at 0.8 one in ten thousand, at 0.7 one in eighty, and below, where the bands are shorter, one in two hundred at 0.5.
+Everything is a function of the texts and their order.
 
 Letters: n texts, h shingles of all texts together.
 """
@@ -18,7 +19,8 @@ from scipy.sparse.csgraph import connected_components
 from promedical_jax.errors import InputError
 
 SHINGLE = 5  # characters
-BANDS, ROWS = 25, 5  # of a signature: candidates agree in all rows of a band
+ROWS = 5  # of a band of a signature, in all of which candidates agree; below THRESHOLD fewer, so that hardly a pair is missed there either
+HASHES = 120  # of a signature
 CROWD = 16  # a bucket of more texts than that is sorted, and each text compared with the next few only
 THRESHOLD = 0.7
 DOUBT = 0.15  # how far the index that signatures estimate may lie below the threshold: 3.6 standard deviations
@@ -36,7 +38,7 @@ def evened(text: str) -> str:
 def alike(texts: Sequence[str], threshold: float = THRESHOLD) -> np.ndarray:
     """[pairs, 2]: texts whose Jaccard index is at least `threshold`, the earlier one first, sorted; found by bands, each pair checked."""
     shingles = _shingles([evened(text) for text in texts])
-    candidates = _candidates(_signatures(shingles), threshold - DOUBT)
+    candidates = _candidates(_signatures(shingles), threshold - DOUBT, ROWS if threshold >= THRESHOLD else 3)
     return candidates[jaccard(shingles, candidates) >= threshold]
 
 
@@ -105,26 +107,26 @@ def _distinct(values: np.ndarray) -> np.ndarray:
 
 
 def _signatures(shingles: Flat) -> np.ndarray:
-    """[n, BANDS * ROWS] uint32."""
+    """[n, HASHES] uint32."""
     try:
         from rensa import RMinHash
     except ImportError:
         raise InputError('near duplicates need rensa; run pip install "promedical-jax[corpus]"') from None
     values, starts = shingles
     count = len(starts) - 1
-    made = np.empty((count, BANDS * ROWS), np.uint32)
+    made = np.empty((count, HASHES), np.uint32)
     for first in range(0, count, CHUNK):
         ends = starts[first : first + CHUNK + 1]
         part = np.ascontiguousarray(values[ends[0] : ends[-1]])
-        made[first : first + CHUNK] = RMinHash.digest_matrix_from_flat_token_hashes(part, (ends - ends[0]).astype(np.uint64), BANDS * ROWS, 0).to_rows()
+        made[first : first + CHUNK] = RMinHash.digest_matrix_from_flat_token_hashes(part, (ends - ends[0]).astype(np.uint64), HASHES, 0).to_rows()
     return made
 
 
-def _candidates(signatures: np.ndarray, least: float) -> np.ndarray:
+def _candidates(signatures: np.ndarray, least: float, rows: int) -> np.ndarray:
     """[pairs, 2]: who agrees in a band and, by the whole signature, in a share of at least `least`; each pair once, sorted."""
     count = len(signatures)
     found = [np.zeros(0, np.int64)]
-    for first, second in _of_bands(signatures):
+    for first, second in _of_bands(signatures, rows):
         for start in range(0, len(first), CHUNK):
             i, j = first[start : start + CHUNK], second[start : start + CHUNK]
             close = (signatures[i] == signatures[j]).mean(1) >= least
@@ -132,10 +134,10 @@ def _candidates(signatures: np.ndarray, least: float) -> np.ndarray:
     return np.column_stack(np.divmod(_distinct(np.concatenate(found)), max(count, 1)))
 
 
-def _of_bands(signatures: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _of_bands(signatures: np.ndarray, rows: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Pairs of texts, the earlier one first, that agree in a band."""
-    for band in range(BANDS):
-        own, behind = (_key(np.roll(signatures, -start, axis=1)[:, :rows]) for start, rows in ((band * ROWS, ROWS), ((band + 1) * ROWS, 3)))
+    for start in range(0, HASHES, rows):
+        own, behind = (_key(np.roll(signatures, -first, axis=1)[:, :count]) for first, count in ((start, rows), (start + rows, 3)))
         # In a crowd, whoever agrees in the next rows too stands nearer.
         order = np.argsort((own & ~np.uint64(0xFFFFF)) | (behind >> np.uint64(44)), kind="stable")
         bucket = own[order] >> np.uint64(20)

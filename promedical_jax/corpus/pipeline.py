@@ -7,7 +7,9 @@ that was replied, for replies lie in one SQLite file. What a stage takes out sta
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from fcntl import LOCK_EX, LOCK_NB, flock
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -19,9 +21,10 @@ from rich.console import Console
 
 from promedical_jax.asking import Ask, Asker
 from promedical_jax.atomic import replacing
+from promedical_jax.config import Endpoint
 from promedical_jax.corpus.formats import SUFFIXES
 from promedical_jax.corpus.pairs import Outcome, criterion_pairs, split
-from promedical_jax.corpus.recipe import CorpusConfig, Task
+from promedical_jax.corpus.recipe import CorpusConfig
 from promedical_jax.corpus.sieve import Dropped
 from promedical_jax.corpus.stages import Draft, Made, Stage, stages
 from promedical_jax.errors import InputError
@@ -30,7 +33,8 @@ from promedical_jax.rubric.files import write_cases
 
 VERSION = 1  # of what stages do; raised when the same recipe would give something else
 REPLIES = "replies.sqlite"
-SCHEMA = pyarrow.schema([("id", pyarrow.string()), ("record", pyarrow.string())])
+PATIENCE = 64  # questions in a row without any reply, after which an endpoint is taken to be down
+SCHEMA = pyarrow.schema([("id", pyarrow.string()), ("reason", pyarrow.string()), ("record", pyarrow.string())])
 
 R = TypeVar("R", bound=Record)
 
@@ -50,34 +54,40 @@ class Step:
     def done(self) -> bool:
         return self.file.exists()
 
-    def read(self) -> Made:
-        return _read(self.file, Draft), _read(self.dropped, Dropped)
+    def read(self) -> list[Draft]:
+        return _read(self.file, Draft)
+
+    def kept(self) -> int:
+        return len(_column(self.file, "id"))
+
+    def reasons(self) -> Counter[str]:
+        return Counter(_column(self.dropped, "reason"))
 
 
 def run(config: CorpusConfig) -> None:
-    """Every stage that is not there yet, up to the first whose models are not named; then the cases in their parts, and report.json."""
+    """Every stage that is not there yet, and those behind it, up to the first whose models are not named; then the cases in their parts, and report.json."""
     say, steps = Console(stderr=True).print, plan(config)
-    drafts: list[Draft] | None = None
-    for before, step in zip([None, *steps], steps, strict=False):
-        if step.done:
-            continue
-        if step.stage.missing:
-            say(f"the corpus ends before {step.stage.name}: {step.stage.missing} is not given", soft_wrap=True)
-            break
-        if drafts is None:
-            drafts = before.read()[0] if before else []
-        say(f"{step.stage.name}: {len(drafts):,} questions", soft_wrap=True)
-        kept, dropped = _make(step.stage, drafts, config)
-        _write(step.dropped, dropped)
-        _write(step.file, kept)
-        drafts = kept
-        if not kept:
+    with _alone(config.out):
+        drafts: list[Draft] | None = None
+        for before, step in zip([None, *steps], steps, strict=False):
+            if step.done and drafts is None:
+                continue
+            if step.stage.missing:
+                say(f"the corpus ends before {step.stage.name}: {step.stage.missing} is not given", soft_wrap=True)
+                break
+            if drafts is None:
+                drafts = before.read() if before else []
+            say(f"{step.stage.name}: {len(drafts):,} questions", soft_wrap=True)
+            drafts, dropped = _make(step.stage, drafts, config)
             reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(one.reason for one in dropped).most_common())
-            raise InputError(f"{config.out}: {step.stage.name} keeps no question ({reasons}); look into {step.dropped}, and delete {step.file} to try again")
-        if silent := sum(one.reason == "no reply" for one in dropped):
-            say(f"  {silent:,} had no reply and are out; to ask for them again, delete {step.file}", soft_wrap=True)
-    if all(step.done for step in steps):
-        _finish(steps, drafts if drafts is not None else steps[-1].read()[0], config)
+            if not drafts:
+                raise InputError(f"{config.out}: {step.stage.name} keeps no question ({reasons or 'there was none'}); change the recipe, and run again")
+            _write(step.dropped, dropped)
+            _write(step.file, drafts)
+            if silent := sum(one.reason == "no reply" for one in dropped):
+                say(f"  {silent:,} had no reply and are out; to ask for them again, delete {step.file}", soft_wrap=True)
+        else:
+            _finish(steps, steps[-1].read() if drafts is None else drafts, config)
     print(table(steps))
 
 
@@ -98,10 +108,10 @@ def cost(config: CorpusConfig) -> None:
         print(f"{step.stage.name} is next, and asks nobody" + (f": {step.stage.missing} is not given" if step.stage.missing else ""))
         return
     assert step.stage.asks
-    drafts = steps[place - 1].read()[0]
-    for where, task in step.stage.whom:
+    drafts = steps[place - 1].read()
+    for i, (where, task) in enumerate(step.stage.whom):
         asker = _asker(where, task, config)
-        count, money = asker.left(step.stage.asks(drafts, task))
+        count, money = asker.left(step.stage.asks(drafts, i))
         print(f"{step.stage.name}, {where} ({task.model}): {count:,} questions, about {money:.4g}; spent so far {asker.spent():.4g}")
 
 
@@ -112,9 +122,8 @@ def lineage(config: CorpusConfig, name: str) -> Iterator[str]:
         if not step.done:
             yield f"{step.stage.name}: not made yet"
             return
-        drafts, dropped = step.read()
-        out = next((one for one in dropped if one.id == name), None)
-        draft = next((one for one in drafts if one.question.id == name), None)
+        out = next(iter(_read(step.dropped, Dropped, name)), None)
+        draft = next(iter(_read(step.file, Draft, name)), None)
         if out:
             yield f"{step.stage.name}: taken out, {out.reason}: {out.because}"
             return
@@ -144,9 +153,8 @@ def table(steps: Sequence[Step]) -> str:
         if not step.done:
             lines.append(f"{step.stage.name:{width}}  {'not made yet' if not step.stage.missing else f'waits for {step.stage.missing}'}")
             continue
-        reasons = Counter(one.reason for one in _read(step.dropped, Dropped))
-        out = ", ".join(f"{count:,} {reason}" for reason, count in sorted(reasons.items()))
-        lines.append(f"{step.stage.name:{width}}  {parquet.read_metadata(step.file).num_rows:>9,} kept" + (f"; out: {out}" if out else ""))
+        out = ", ".join(f"{count:,} {reason}" for reason, count in sorted(step.reasons().items()))
+        lines.append(f"{step.stage.name:{width}}  {step.kept():>9,} kept" + (f"; out: {out}" if out else ""))
     return "\n".join(lines)
 
 
@@ -155,8 +163,8 @@ def _make(stage: Stage, drafts: list[Draft], config: CorpusConfig) -> Made:
         return stage.work(drafts)
     assert stage.asks and stage.take
     replies = []
-    for where, task in stage.whom:
-        asks: list[Ask] = stage.asks(drafts, task)
+    for i, (where, task) in enumerate(stage.whom):
+        asks: list[Ask] = stage.asks(drafts, i)
         asker = _asker(where, task, config)
         replies.append(asker(asks))
         counts = ", ".join(f"{count:,} {name}" for name, count in sorted(asker.counts.items()) if count)
@@ -164,8 +172,20 @@ def _make(stage: Stage, drafts: list[Draft], config: CorpusConfig) -> Made:
     return stage.take(drafts, replies)
 
 
-def _asker(where: str, task: Task, config: CorpusConfig) -> Asker:
-    return Asker(task if task.cache else task.model_copy(update={"cache": config.out / REPLIES}), where)
+def _asker(where: str, task: Endpoint, config: CorpusConfig) -> Asker:
+    return Asker(task if task.cache else task.model_copy(update={"cache": config.out / REPLIES}), where, patience=PATIENCE)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """One run at a time in a folder: two would pay for the same replies. The lock is the process's, and goes with it."""
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / ".lock").open("w") as file:
+        try:
+            flock(file, LOCK_EX | LOCK_NB)
+        except OSError:
+            raise InputError(f"{out}: another run of the corpus is at work there; wait for it, or choose another out") from None
+        yield
 
 
 def _finish(steps: Sequence[Step], drafts: Sequence[Draft], config: CorpusConfig) -> None:
@@ -173,13 +193,14 @@ def _finish(steps: Sequence[Step], drafts: Sequence[Draft], config: CorpusConfig
     cases = [draft.case() for draft in drafts]
     parts = split(cases, config.parts.model_dump(), config.seed, config.sieve.near)
     balance = sum((criterion_pairs(case)[1] for case in cases), Counter())
+    for name in parts:
+        (config.out / f"{name}.jsonl").unlink(missing_ok=True)  # of an earlier recipe: parts of two would share questions
     write_cases(config.out / "cases.parquet", cases)
     for name, each in parts.items():
         if each:
             write_cases(config.out / f"{name}.jsonl", each)
     report = {
-        "stages": {step.stage.name: {"kept": parquet.read_metadata(step.file).num_rows, "out": Counter(one.reason for one in _read(step.dropped, Dropped))}
-                   for step in steps},
+        "stages": {step.stage.name: {"kept": step.kept(), "out": step.reasons()} for step in steps},
         "parts": {name: len(each) for name, each in parts.items()},
         "pairs": {tier.value: {kind: balance[tier, kind] for kind in get_args(Outcome)} for tier in Tier},
     }  # fmt: skip
@@ -187,18 +208,24 @@ def _finish(steps: Sequence[Step], drafts: Sequence[Draft], config: CorpusConfig
         file.write_text(json.dumps(report, indent=1) + "\n")
 
 
-def _read(path: Path, record: type[R]) -> list[R]:
+def _read(path: Path, record: type[R], name: str | None = None) -> list[R]:
+    """All records, or those with an id."""
+    return [record.model_validate_json(text) for text in _column(path, "record", [("id", "==", name)] if name is not None else None)]
+
+
+def _column(path: Path, column: str, filters: Any = None) -> list[str]:
     try:
-        return [record.model_validate_json(text) for text in parquet.read_table(path, columns=["record"])["record"].to_pylist()]
+        return parquet.read_table(path, columns=[column], filters=filters)[column].to_pylist()
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]}); delete it, and run the corpus again") from None
 
 
 def _write(path: Path, records: Sequence[Draft | Dropped]) -> None:
     ids = [record.id if isinstance(record, Dropped) else record.question.id for record in records]
-    made = pyarrow.table({"id": ids, "record": [record.model_dump_json(exclude_none=True) for record in records]}, schema=SCHEMA)
+    reasons = [record.reason if isinstance(record, Dropped) else None for record in records]
+    texts = [record.model_dump_json(exclude_none=True) for record in records]
     with replacing(path) as file:
-        parquet.write_table(made, file)
+        parquet.write_table(pyarrow.table({"id": ids, "reason": reasons, "record": texts}, schema=SCHEMA), file)
 
 
 def _digest(path: Path | None) -> str:

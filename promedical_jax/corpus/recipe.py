@@ -13,7 +13,7 @@ from promedical_jax.recipe import suggestion
 Level = Annotated[int, Field(ge=0, le=10)]
 
 
-Share = Annotated[float, Field(gt=0, le=1)]
+Likeness = Annotated[float, Field(ge=0.5, le=1)]  # below that near.py misses too many
 
 
 class Sieve(Settings):
@@ -22,8 +22,8 @@ class Sieve(Settings):
     licences: tuple[str, ...] | None = Field(None, description="a list; a question under another one is taken out. null: any")
     shortest: Positive = Field(3, description="words")
     longest: Positive = Field(1000, description="words")
-    near: Share = Field(0.7, description="likeness from which two questions are near copies")
-    benchmark: Share = Field(0.6, description="likeness to a benchmark's item from which a question is taken out")
+    near: Likeness = Field(0.7, description="likeness from which two questions are near copies")
+    benchmark: Likeness = Field(0.6, description="likeness to a benchmark's item from which a question is taken out")
 
 
 class SourceRecipe(Settings):
@@ -65,8 +65,14 @@ class Task(Endpoint):
     prompt: Path | None = Field(None, description="text file in the place of the prompt that comes with the stage")
 
 
-class Person(Task):
-    """One of several that are asked the same; the name stands for it in the cases."""
+class Writer(Task):
+    """One of several who answer; the name stands for it in the cases."""
+
+    name: str
+
+
+class Judge(Endpoint):
+    """One of several who judge, by the question that every judge behind an endpoint is asked (asking/judge.py)."""
 
     name: str
 
@@ -91,6 +97,12 @@ class Parts(Settings):
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
     bench: Annotated[float, Field(gt=0, lt=1)] = 0.1
 
+    @model_validator(mode="after")
+    def _are_the_whole(self) -> Self:
+        if abs(self.train + self.validation + self.bench - 1) > 1e-9:
+            raise ValueError(f"train, validation and bench sum to {self.train + self.validation + self.bench:g}; they must sum to 1")
+        return self
+
 
 class CorpusConfig(Settings):
     """From questions of public sources to judged cases with rubrics, stage by stage; what a stage made is not made again."""
@@ -101,9 +113,9 @@ class CorpusConfig(Settings):
     sieve: Sieve = Sieve()
     difficulty: Difficulty = Difficulty()
     topic: Task = Task()
-    writers: tuple[Person, ...] = Field((), description="models that answer: {name: NAME, url: URL, model: MODEL}; three unlike ones, says the paper")
+    writers: tuple[Writer, ...] = Field((), description="models that answer: {name: NAME, url: URL, model: MODEL}; three unlike ones, says the paper")
     rubric: RubricTask = RubricTask()
-    judges: tuple[Person, ...] = Field((), description="models that judge each answer by each criterion; several vote")
+    judges: tuple[Judge, ...] = Field((), description="models that judge each answer by each criterion; several vote")
     parts: Parts = Parts()
     seed: Annotated[int, Field(ge=0)] = 0
 
@@ -113,7 +125,10 @@ class CorpusConfig(Settings):
             for name, count in Counter(one.name for one in getattr(self, key)).items():
                 if count > 1:
                     raise ValueError(f"{key}: {count} are called {name!r}; give each a name of its own")
-        for one in (*self.writers, *self.judges):
+        if len(self.writers) == 1:
+            raise ValueError("writers: one alone makes no pair of answers; name two at least, or none")
+        people: tuple[Writer | Judge, ...] = (*self.writers, *self.judges)
+        for one in people:
             if one.url is None:
                 raise ValueError(f"{one.name!r} of writers and judges has no url; give url and model, or leave it out")
         if self.difficulty.lowest > self.difficulty.highest:

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from hashlib import sha256
-from math import ceil, pi
+from math import pi
 from typing import Literal
 
+import numpy as np
 from scipy.stats import beta
 
 from promedical_jax.rubric.case import Case, Criterion, Rubric
@@ -24,17 +25,21 @@ WEIGHED = 0.01  # a smaller change of a weight is none
 
 def draw(cases: Sequence[Case], size: int = SIZE, seed: int = 0, seen: Iterable[str] = (),
          stratum: Callable[[Case], object] = lambda case: case.specialty) -> list[Case]:  # fmt: skip
-    """`size` cases, or all that are left, none with an id in `seen`: one of each stratum while there is room, and of the others each stratum's share.
+    """`size` cases, or all that are left, none with an id in `seen`: of each stratum its share, by systematic sampling from a start at random.
 
-    A case's place in its stratum is a hash of the seed and its id: more cases change little of what is drawn.
+    So each case is as likely to be drawn as another, and the pass rate needs no weights; a rare stratum has no place of its own. A case's place in its stratum
+    is a hash of the seed and its id: more cases change little of what is drawn.
     """
     before, strata = set(seen), dict[object, list[Case]]()
     for case in cases:
         if case.id not in before:
             strata.setdefault(stratum(case), []).append(case)
-    order = lambda case: sha256(f"{seed} {case.id}".encode()).digest()  # noqa: E731
-    queue = [(rank > 0, (rank + 0.5) / len(each), order(case), case) for each in strata.values() for rank, case in enumerate(sorted(each, key=order))]
-    return [case for *_, case in sorted(queue, key=lambda entry: entry[:3])[:size]]
+    drawn = lambda text: sha256(f"{seed} {text}".encode()).digest()  # noqa: E731
+    queue = []
+    for name, each in strata.items():
+        start = int.from_bytes(drawn(f"stratum {name}")[:8]) / 2**64
+        queue += [((rank + start) / len(each), drawn(case.id), case) for rank, case in enumerate(sorted(each, key=lambda case: drawn(case.id)))]
+    return [case for *_, case in sorted(queue, key=lambda entry: entry[:2])[:size]]
 
 
 @dataclass(frozen=True)
@@ -87,13 +92,15 @@ def enough(passed: int, reviewed: int, number: int, threshold: float, error: flo
 
 
 def needed(rate: float, number: int, threshold: float, error: float = 0.05) -> int:
-    """How many reviews round `number` needs to be enough, if `rate` of them pass: what a review will cost, before it begins."""
+    """How many reviews round `number` needs, if `rate` of them pass (rounded down): from there on any number is enough. So a review's cost is known before."""
     if not threshold < rate <= 1:
         raise ValueError(f"a pass rate of {rate:g} never shows that {threshold:g} is passed; expect more, or ask for less")
-    low, high = 1, 2
-    while not enough(int(rate * high), high, number, threshold, error):
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = ceil((low + high) / 2)
-        low, high = (low, middle) if enough(int(rate * middle), middle, number, threshold, error) else (middle, high)
-    return high
+    most = 256
+    while True:
+        counts = np.arange(1, most + 1)
+        passed = np.floor(rate * counts + 1e-9)
+        bounds = np.where(passed > 0, beta.ppf(allowed(error, number), np.maximum(passed, 1), counts - passed + 1), 0.0)
+        last = int(counts[bounds <= threshold].max(initial=0))
+        if last < most / 2:
+            return last + 1
+        most *= 2

@@ -87,11 +87,26 @@ def _text(row: Row, *names: str) -> str:
         raise _Faulty(f"field {names[0]}: is missing; the row has {', '.join(map(str, row)) or 'none'}")
     if not isinstance(row[name], str) or not row[name].strip():
         raise _Faulty(f"field {name}: is {row[name]!r:.60} and should be text; add it, or delete the row")
-    return row[name].strip()
+    return _sound(name, row[name].strip())
 
 
 def _optional(row: Row, *names: str) -> str | None:
-    return next((row[name] for name in names if isinstance(row.get(name), str) and row[name].strip()), None)
+    """The first of these fields that says something; one that is there and is no text is a fault."""
+    for name in names:
+        value = row.get(name)
+        if value is not None and not isinstance(value, str):
+            raise _Faulty(f"field {name}: is {value!r:.60} and should be text or null; correct it, or delete the row")
+        if value and value.strip():
+            return _sound(name, value)
+    return None
+
+
+def _sound(name: str, text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise _Faulty(f"field {name}: has half of a letter at place {error.start + 1}, which no file takes; correct it, or delete the row") from None
+    return text
 
 
 def _user(text: str) -> tuple[Message, ...]:
@@ -104,7 +119,7 @@ def _choices(question: str, options: Mapping[str, str]) -> tuple[Message, ...]:
 
 def _medqa(row: Row) -> Draft:
     options = row.get("options")
-    if not isinstance(options, dict) or not options:
+    if not isinstance(options, dict) or not options or not all(isinstance(text, str) and text.strip() for text in options.values()):
         raise _Faulty(f"field options: is {options!r:.60} and should be an object of letters and texts; correct the row")
     answer = _text(row, "answer_idx", "answer")
     if answer not in options:
@@ -161,6 +176,8 @@ def _conversation(row: Row) -> Draft:
 
 
 def _fields(row: Row, question: str, reference: str | None, key: str | None) -> Draft:
+    if reference and reference not in row:
+        raise _Faulty(f"field {reference}: is missing; the row has {', '.join(map(str, row))}")
     found = row.get(key) if key else None
     if key and found in (None, ""):
         raise _Faulty(f"field {key}: is missing; the row has {', '.join(map(str, row))}")

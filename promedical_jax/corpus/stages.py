@@ -6,13 +6,15 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from promedical_jax.asking import Ask, Reply, question
+from promedical_jax.asking import SYSTEM, Ask, Reply, question
+from promedical_jax.config import Endpoint
 from promedical_jax.corpus.asked import Answered, Difficulty, Lines, Topic, asked, conversation, prompt, with_reference
 from promedical_jax.corpus.question import Question
 from promedical_jax.corpus.recipe import CorpusConfig, Task
 from promedical_jax.corpus.sieve import Dropped, sieve
 from promedical_jax.corpus.sources import read_source
 from promedical_jax.corpus.taxonomy import Category, Specialty
+from promedical_jax.errors import InputError
 from promedical_jax.rubric.case import Answer, Case, Judgement, Record, Rubric, Verdict
 from promedical_jax.rubric.files import read_cases
 
@@ -49,8 +51,8 @@ class Stage:
     name: str
     told: Any
     work: Callable[[list[Draft]], Made] | None = None
-    whom: tuple[tuple[str, Task], ...] = ()
-    asks: Callable[[list[Draft], Task], list[Ask]] | None = None
+    whom: tuple[tuple[str, Endpoint], ...] = ()
+    asks: Callable[[list[Draft], int], list[Ask]] | None = None  # of who stands at a place in `whom`
     take: Callable[[list[Draft], Replies], Made] | None = None
     missing: str | None = None
 
@@ -65,31 +67,37 @@ def stages(config: CorpusConfig, digests: Sequence[str]) -> list[Stage]:
         _single("difficulty", config.difficulty, Difficulty, conversation, lambda drafts, said: _graded(drafts, said, config),
                 [config.difficulty.lowest, config.difficulty.highest]),
         _single("topic", config.topic, Topic, conversation, _placed),
-        _several("answers", "writers", config.writers, lambda drafts, task: _ask(drafts, task, "answer", Answered, conversation),
-                 lambda drafts, said: _answered(drafts, said, config)),
+        _answers(config),
         _single("rubric", config.rubric, Lines, with_reference, _ruled),
-        _several("verdicts", "judges", config.judges, lambda drafts, _: [ask for draft in drafts for ask in _judging(draft)],
-                 lambda drafts, said: _judged(drafts, said, config)),
+        _verdicts(config),
     ]  # fmt: skip
 
 
 def _single(name: str, task: Task, form: type, material: Callable[[Question], dict], take: Callable[[list[Draft], list[Any]], Made], told: Any = None) -> Stage:
-    return Stage(name, [_identity(task, name), told], whom=((name, task),), asks=lambda drafts, task: _ask(drafts, task, name, form, material),
+    text = prompt(name, task.prompt)  # read once: what is hashed is what is asked
+    asks = lambda drafts, _: [asked(one.question, text, form, material) for one in drafts]  # noqa: E731
+    return Stage(name, [_identity(task), text, told], whom=((name, task),), asks=asks,
                  take=lambda drafts, said: take(drafts, said[0]), missing=None if task.url else f"{name}.url")  # fmt: skip
 
 
-def _several(name: str, key: str, tasks: Sequence[Any], asks: Callable[[list[Draft], Task], list[Ask]], take: Callable[[list[Draft], Replies], Made]) -> Stage:
-    told = [[task.name, _identity(task, "answer" if name == "answers" else None)] for task in tasks]
-    return Stage(name, told, whom=tuple((f"{key}[{i}]", task) for i, task in enumerate(tasks)), asks=asks, take=take, missing=None if tasks else key)
+def _answers(config: CorpusConfig) -> Stage:
+    texts = [prompt("answer", writer.prompt) for writer in config.writers]
+    told = [[writer.name, _identity(writer), text] for writer, text in zip(config.writers, texts, strict=True)]
+    whom = tuple((f"writers[{i}]", writer) for i, writer in enumerate(config.writers))
+    return Stage("answers", told, whom=whom, asks=lambda drafts, place: [asked(one.question, texts[place], Answered, conversation) for one in drafts],
+                 take=lambda drafts, said: _answered(drafts, said, config), missing=None if whom else "writers")  # fmt: skip
 
 
-def _identity(task: Task, name: str | None) -> Any:
-    """What a reply depends on. Not how fast one asks, nor what it costs."""
-    return [task.url, task.model, task.max_tokens, prompt(name, task.prompt) if name and task.url else None]
+def _verdicts(config: CorpusConfig) -> Stage:
+    told = [SYSTEM, *([judge.name, _identity(judge)] for judge in config.judges)]
+    whom = tuple((f"judges[{i}]", judge) for i, judge in enumerate(config.judges))
+    return Stage("verdicts", told, whom=whom, asks=lambda drafts, _: [ask for draft in drafts for ask in _judging(draft)],
+                 take=lambda drafts, said: _judged(drafts, said, config), missing=None if whom else "judges")  # fmt: skip
 
 
-def _ask(drafts: list[Draft], task: Task, name: str, form: type, material: Callable[[Question], dict]) -> list[Ask]:
-    return [asked(draft.question, prompt(name, task.prompt), form, material) for draft in drafts]
+def _identity(task: Endpoint) -> Any:
+    """What a reply depends on beside the question. Not how fast one asks, nor what it costs."""
+    return [task.url, task.model, task.max_tokens]
 
 
 def _no_reply(draft: Draft) -> Dropped:
@@ -100,7 +108,14 @@ def _no_reply(draft: Draft) -> Dropped:
 
 
 def _read(config: CorpusConfig) -> Made:
-    return [Draft(question=one) for source in config.sources for one in read_source(source.source(), source.path)], []
+    drafts, seen = list[Draft](), set[str]()
+    for source in config.sources:
+        for one in read_source(source.source(), source.path):
+            if one.id in seen:
+                raise InputError(f"source {source.name}: the id {one.id!r} is that of another source's question; give one of the two another name")
+            seen.add(one.id)
+            drafts.append(Draft(question=one))
+    return drafts, []
 
 
 def _sieve(drafts: list[Draft], config: CorpusConfig) -> Made:

@@ -126,3 +126,68 @@ def test_killed_and_run_again_it_pays_for_no_reply_twice(server: Server, tmp_pat
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert done.stdout.strip() == str(sum(range(40))), done.stderr
     assert kills == 4 and len(server.seen) == 40 and sum(server.seen.values()) <= 40 + 3 * kills
+
+
+def test_one_question_that_is_refused_is_no_fault_of_the_recipe(server: Server) -> None:
+    """Once others were replied to: it may be too long, or not to the endpoint's taste."""
+    server.reply = lambda number, body: (400, "maximum context length", {}) if "number 3" in body["messages"][0]["content"] else graded(number, body)
+    asking = asker(server, concurrency=1)
+    assert asking(asks(6)) == [Grade(grade=i) if i != 3 else None for i in range(6)] and asking.counts["status 400"] == 1 == asking.counts["failed"]
+
+
+@pytest.mark.parametrize("url", ["localhost:8000/v1", "http://[bad", "ftp://host/v1", "http:///v1"])
+def test_what_is_no_address_is_refused_at_once(url: str) -> None:
+    with pytest.raises(InputError, match=r"corpus.grader.url: .* is no address; write it as http://localhost:8000/v1"):
+        Asker(Endpoint(url=url, model="m"), "corpus.grader")
+
+
+@pytest.mark.parametrize("key", ["two words", "schl\u00fcssel"])
+def test_what_is_no_key_is_refused_without_being_said(key: str, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADER_KEY", key)
+    with pytest.raises(InputError, match="what GRADER_KEY holds is no key") as error:
+        asker(server, key="GRADER_KEY")
+    assert key not in str(error.value)
+    monkeypatch.setenv("GRADER_KEY", "sk-1\n")  # as a file's last line leaves it
+    server.reply = graded
+    assert asker(server, key="GRADER_KEY")(asks(1)) == [Grade(grade=0)] and server.headers[-1]["Authorization"] == "Bearer sk-1"
+
+
+HOSTILE = {
+    "half a letter": json.dumps({"choices": [{"message": {"content": "\ud83d"}}]}),
+    "a deep list": "[" * 200_000,
+    "a deep reply": json.dumps({"choices": [{"message": {"content": "[" * 100_000}}]}),
+    "no object": json.dumps({"choices": [{"message": {"content": 7}}]}),
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_reply_is_garbage_and_ends_nothing(text: str, server: Server) -> None:
+    server.reply = lambda number, body: (200, text, {}) if number == 0 else graded(number, body)
+    asking = asker(server)
+    assert asking(asks(2)) == [Grade(grade=0), Grade(grade=1)] and asking.counts["garbage"] == 2
+
+
+@pytest.mark.parametrize("tokens", [-(10**6), 10**30, "x"])
+def test_a_bill_that_cannot_be_is_not_believed(tokens: Any, server: Server) -> None:
+    usage = {"prompt_tokens": tokens, "completion_tokens": 1}
+    server.reply = lambda number, body: (200, json.dumps(json.loads(graded(number, body)[1]) | {"usage": usage}), {})
+    asking = asker(server, price_prompt=1e6, price_reply=1e6)
+    asking(asks(1))
+    assert 0 < asking.spent() < 100
+
+
+def test_a_budget_is_spent_to_the_last_question_it_pays_for(server: Server) -> None:
+    """What is under way may cost far more than it does: that is waited for, and not taken for spent."""
+    server.reply = graded
+    asking = asker(server, budget=60.0, concurrency=16, price_prompt=1e5, price_reply=1e6, max_tokens=20)  # a reply costs 3, and may cost 23
+    with pytest.raises(InputError, match="budget"):
+        asking(asks(40))
+    assert 12 <= sum(server.seen.values()) <= 20  # 60 pay for 20; the last must have had 23 left
+
+
+def test_a_key_is_not_said_in_part_either(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADER_KEY", "sk-" + "S" * 60)
+    server.reply = lambda *_: (401, "x" * 170 + " sk-" + "S" * 60, {})
+    with pytest.raises(InputError) as error:
+        asker(server, key="GRADER_KEY")(asks(1))
+    assert "SSS" not in str(error.value)

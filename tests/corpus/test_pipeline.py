@@ -252,7 +252,11 @@ def test_it_ends_where_nobody_is_named_to_ask_and_says_what_it_would_cost(recipe
         ({"sources": []}, "sources"),
         ({"sources": [{"name": "medqua"}]}, "source 'medqua' is not known; did you mean 'medquad'?, or give its licence"),
         ({"sources": [{"name": "medqa", "question": "q"}]}, "source 'medqa' is known"),
-        ({"writers": [{"name": "a"}]}, "'a' of writers and judges has no url"),
+        ({"writers": [{"name": "a"}, {"name": "b"}]}, "'a' of writers and judges has no url"),
+        ({"writers": [{"name": "a", "url": "http://x/v1", "model": "m"}]}, "one alone makes no pair of answers"),
+        ({"judges": [{"name": "a", "url": "http://x/v1", "model": "m", "prompt": "x.txt"}]}, "prompt"),
+        ({"parts": {"train": 0.9}}, "sum to 1.1; they must sum to 1"),
+        ({"sieve": {"near": 0.3}}, "sieve.near"),
         ({"difficulty": {"lowest": 8, "highest": 3}}, "difficulty.lowest is above"),
         ({"difficulty": {"lowest": 11}}, "difficulty.lowest"),
         ({"colour": 1}, "colour"),
@@ -275,3 +279,64 @@ def test_what_cannot_be_read_names_the_file_and_the_fix(recipe: dict[str, Any]) 
     step.file.write_bytes(b"PAR")
     with pytest.raises(InputError, match=r"6-verdicts-.*parquet cannot be read .*; delete it, and run the corpus again"):
         run(config(recipe))
+
+
+def test_a_stage_that_is_taken_away_is_made_again_with_all_behind_it(recipe: dict[str, Any], server: Server, quick: None) -> None:
+    """As the message says that reports who had no reply: here the sorter fails for some at first."""
+    server.reply = lambda number, body: (500, "", {}) if body["model"] == "sorter" and hashed(body["messages"][1]["content"], 4) == 0 else reply(number, body)
+    recipe = recipe | {"topic": recipe["topic"] | {"retries": 1}}
+    run(config(recipe))
+    few = len(read_cases(Path(recipe["out"]) / "cases.parquet"))
+    server.reply = reply
+    plan(config(recipe))[3].file.unlink()
+    run(config(recipe))
+    cases = read_cases(Path(recipe["out"]) / "cases.parquet")
+    assert len(cases) > few and all(len(case.verdicts) == 18 and case.specialty for case in cases)
+    assert json.loads((Path(recipe["out"]) / "report.json").read_text())["stages"]["verdicts"]["kept"] == len(cases)
+    assert set(Counter(server.seen).values()) <= {1, 3, 2}  # who had failed was asked again, and nobody else
+
+    for lone in (2, 5):
+        plan(config(recipe))[lone].file.unlink()
+        run(config(recipe))
+        assert read_cases(Path(recipe["out"]) / "cases.parquet") == cases
+
+
+def test_parts_of_an_earlier_recipe_do_not_stay(recipe: dict[str, Any]) -> None:
+    run(config(recipe))
+    run(config(recipe | {"parts": {"train": 0.98, "validation": 0.01, "bench": 0.01}}))
+    parts = [case.id for name in ("train", "validation", "bench") if (file := Path(recipe["out"]) / f"{name}.jsonl").exists() for case in read_cases(file)]
+    assert len(parts) == len(set(parts)) == len(read_cases(Path(recipe["out"]) / "cases.parquet"))
+
+
+def test_an_endpoint_that_is_down_ends_the_run_and_loses_nobody(recipe: dict[str, Any], server: Server, quick: None, data) -> None:
+    more = recipe | {"sources": [{"name": "medqa", "path": str(data / "medqa")}]}
+    answered: list[str] = []
+
+    def dying(number: int, body: dict[str, Any]) -> tuple[int, str, dict[str, str]]:
+        answered.append(body["model"])
+        return reply(number, body) if len(answered) <= 100 else (503, "", {})
+
+    server.reply = dying
+    with pytest.raises(InputError, match=r"difficulty.url: .* has replied to none of the last 64 questions; see that it runs, and run again"):
+        run(config(more | {"difficulty": recipe["difficulty"] | {"retries": 0}}))
+    assert [step.done for step in plan(config(more))][:3] == [True, True, False]
+
+
+def test_sources_whose_ids_meet_are_refused_before_anybody_is_asked(recipe: dict[str, Any], tmp_path: Path, server: Server) -> None:
+    (tmp_path / "a.jsonl").write_text('{"q": "What is gout, and why?", "k": "b-1"}\n')
+    (tmp_path / "b.jsonl").write_text('{"q": "What is a stroke, and why?", "k": "1"}\n')
+    own = {"licence": "MIT", "question": "q", "key": "k"}
+    recipe = recipe | {"sources": [own | {"name": "a", "path": str(tmp_path / "a.jsonl")}, own | {"name": "a-b", "path": str(tmp_path / "b.jsonl")}]}
+    with pytest.raises(InputError, match="the id 'a-b-1' is that of another source's question"):
+        run(config(recipe))
+    assert not server.seen
+
+
+def test_two_runs_in_one_folder_take_turns(recipe: dict[str, Any]) -> None:
+    from fcntl import LOCK_EX, flock
+
+    Path(recipe["out"]).mkdir()
+    with (Path(recipe["out"]) / ".lock").open("w") as file:
+        flock(file, LOCK_EX)
+        with pytest.raises(InputError, match="another run of the corpus is at work there"):
+            run(config(recipe))

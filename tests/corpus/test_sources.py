@@ -85,11 +85,14 @@ GOOD = {"question": "Q?", "options": {"A": "x", "B": "y"}, "answer_idx": "A"}
         ("medmcqa", {"question": "Q?", "opa": "a", "opb": "b", "opc": "c", "opd": "d", "cop": 5}, "field cop: is 5 and should be a number from 1 to 4"),
         ("chatdoctor", {"input": "Q?"}, "field instruction: is missing; the row has input"),
         ("medical_instruction_120k", {"Conversation": "[|AI|] Hello."}, "field Conversation: has no turn"),
+        ("medqa", GOOD | {"options": {"A": None, "B": "y"}}, "field options: is"),
+        ("chatdoctor", {"instruction": "A.", "input": "B?", "output": ["C."]}, "field output: is .* and should be text or null"),
+        ("chatdoctor", {"instruction": "A.", "input": "\ud83d"}, "field input: has half of a letter at place 1"),
     ],
 )
 def test_a_faulty_row_is_named_with_its_field_and_the_fix(tmp_path: Path, name: str, row: dict, words: str) -> None:
     good = {"medqa": GOOD, "medmcqa": row | {"cop": 1}, "chatdoctor": {"instruction": "A.", "input": "B?"}}.get(name, {"Conversation": "[|Human|] A [|AI|] B"})
-    with pytest.raises(InputError, match=words.replace("?", r"\?").replace("[", r"\[")):
+    with pytest.raises(InputError, match=words.replace("?", r"\?").replace("[|", r"\[\|")):
         questions(tmp_path, name, good, row)
 
 
@@ -102,6 +105,7 @@ def test_a_faulty_row_is_named_with_its_field_and_the_fix(tmp_path: Path, name: 
         ("a.csv", "question\na,b\n", "line 2: has 2 cells where the header has 1"),
         ("a.csv", "question,question\na,b\n", "line 1: names a column twice"),
         ("a.xml", "<Document>", "not valid XML"),
+        ("a.xml", '<?xml version="1.0" encoding="klingon"?><Document/>', "not valid XML"),
         ("a.parquet", "PAR", "is not a readable Parquet file"),
         ("a.txt", "Q?", "has the suffix '.txt'"),
     ],
@@ -122,3 +126,10 @@ def test_ids_that_repeat_and_sources_without_a_place_are_refused(tmp_path: Path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no file that ends in"):
         list(read_source(SOURCES["dahl"], tmp_path / "empty"))
+
+
+def test_lines_of_json_are_read_by_another_name_too_and_a_field_that_is_not_there_is_a_fault(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"q": "A?", "a": null}\n{"q": "B?", "a": "C."}\n')
+    assert [one.reference for one in read_source(own_source("mine", "MIT", "q", "a"), tmp_path / "a.json")] == [None, "C."]
+    with pytest.raises(InputError, match="line 1, field answr: is missing; the row has q, a"):
+        list(read_source(own_source("mine", "MIT", "q", "answr"), tmp_path / "a.json"))

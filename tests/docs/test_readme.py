@@ -281,15 +281,20 @@ def test_a_reward_model_learns_from_the_labels_of_kqa(real: Shop) -> None:
     assert (len(held_out), len(labelled)) == (5, 30)  # as README.md says
 
 
-def test_healthbench_is_imported_and_says_never_to_train_on_it(real: Shop) -> None:
+@pytest.fixture(scope="module")
+def benchmark(real: Shop) -> Shop:
+    """The shop with HealthBench as cases."""
     real.read("HealthBench")
-    cases = read_cases(real.folder / "runs" / "healthbench" / "cases.jsonl")
+    return real
+
+
+def test_healthbench_is_imported_and_says_never_to_train_on_it(benchmark: Shop) -> None:
+    cases = read_cases(benchmark.folder / "runs" / "healthbench" / "cases.jsonl")
     assert cases and all(case.provenance["benchmark"] == "never train on it" for case in cases)
 
 
-def test_questions_become_a_corpus(real: Shop) -> None:
-    real.read("HealthBench")
-    sifted, why, cost = real.read("A corpus from public questions")
+def test_questions_become_a_corpus(benchmark: Shop) -> None:
+    sifted, why, cost = benchmark.read("A corpus from public questions")
     assert "near copy" in sifted.stdout and "waits for difficulty.url" in sifted.stdout and "questions" in sifted.stderr
     assert why.stdout.startswith("questions: ") and "sieve: kept" in why.stdout
     assert "difficulty, difficulty (Qwen/Qwen3-8B):" in cost.stdout and "spent so far 0" in cost.stdout
