@@ -20,7 +20,6 @@ from promedical_jax.config import (
     BenchConfig,
     DpoConfig,
     GrpoConfig,
-    OnPolicy,
     PpoConfig,
     QuickstartConfig,
     RmConfig,
@@ -62,6 +61,8 @@ def recipe_command(schema: type[BaseModel], module: str, show: Callable[[Any, An
         if print_config:
             print(dump(chosen), end="")
         elif dry_run:
+            from promedical_jax.preview import preview
+
             preview(chosen)
         else:
             show(chosen, getattr(import_module(module), does)(chosen))
@@ -128,104 +129,6 @@ def corpus_inspect(
 
     for line in lineage(read_recipe(CorpusConfig, config), question):
         print(line)
-
-
-# --dry-run
-
-
-def preview(config: BaseModel) -> None:
-    """Reads the files that a recipe names, as the run will, and prints what the run would do. Touches no device and writes nothing."""
-    if isinstance(config, Stage):
-        lines = _preview_stage(config)
-    elif isinstance(config, BenchConfig | ScoreConfig):
-        lines = _preview_bench(config)
-    else:
-        lines = {name: str(value) for name, value in config if not isinstance(value, BaseModel)}
-    width = max(map(len, lines))
-    print("dry run: the recipe is sound, nothing was written")
-    for name, text in lines.items():
-        print(f"  {name:{width}}  {text}")
-
-
-def _preview_bench(config: BenchConfig | ScoreConfig) -> dict[str, str]:
-    from promedical_jax.data.load import encode_file, load_tokenizer
-    from promedical_jax.model import hf
-    from promedical_jax.reward import check_reward_model
-
-    folder = hf.resolve(config.model, weights=False)
-    if isinstance(config, ScoreConfig) and folder == config.model:  # one on the hub is looked at when it is fetched
-        check_reward_model(folder)
-    model = hf.read_config(folder)
-    cases = encode_file(config.cases, load_tokenizer(folder, model.vocabulary))
-    judge = {}
-    if isinstance(config, BenchConfig) and config.judge:
-        judge = {"judge": f"{config.judge}: width {hf.read_config(hf.resolve(config.judge, weights=False)).width}"}
-    return {"model": f"{config.model}: {model.depth} layers of width {model.width}", "cases": f"{config.cases}: {len(cases):,} cases"} | judge
-
-
-def _preview_stage(config: Stage) -> dict[str, str]:
-    from promedical_jax.data.encode import measure
-    from promedical_jax.data.load import answers_only, encode_file, load_tokenizer, preferences_only
-    from promedical_jax.data.long import sentence
-    from promedical_jax.model import hf
-    from promedical_jax.reward import check_reward_model
-    from promedical_jax.reward.folder import read_verdicts
-    from promedical_jax.train.functions import find_functions
-    from promedical_jax.train.rewards import check_kind
-    from promedical_jax.train.rm_data import split
-    from promedical_jax.train.rollouts import check_shares
-    from promedical_jax.train.source import find
-    from promedical_jax.train.watch import watched_cases
-
-    lines: dict[str, str] = {}
-    tokenizers: dict[str, Any] = {}
-    for name in ("model", "reward_model"):
-        folder: Path | None = getattr(config, name, None)
-        if isinstance(config, OnPolicy) and folder is not None and name == "reward_model" and hf.is_adapter(folder):
-            check_shares(config, folder, hf.read_config(find(config.model, weights=False).folder))
-            check_kind(config, read_verdicts(folder).kind)
-            lines[name] = f"{folder}: an adapter, which shares the weights of {config.model}"
-        elif folder is not None:
-            given, source = folder, find(folder, weights=False)
-            folder = source.folder
-            model = hf.read_config(folder)
-            tokenizer = hf.resolve(config.tokenizer, weights=False) if config.tokenizer and name == "model" else folder
-            tokenizers[name] = load_tokenizer(tokenizer, model.vocabulary)
-            if name == "reward_model" and given == folder:  # one on the hub is looked at when it is fetched
-                check_reward_model(folder)
-                if isinstance(config, OnPolicy):
-                    check_kind(config, read_verdicts(folder).kind)
-            weights = "its weights" if source.has_weights() or given != folder else "random weights"
-            lines[name] = f"{given}: {model.depth} layers of width {model.width}, {model.vocabulary:,} tokens, {weights}"
-    if isinstance(config, OnPolicy) and config.functions:
-        lines["functions"] = ", ".join(one.function for one, _ in find_functions(config.functions))
-    if isinstance(config, RmConfig):
-        data = split(config, tokenizers["model"])
-        config, cases, sizes = data.config, data.train, data.sizes
-        total = len(cases) + len(data.apart) + len(data.held_out if data.kept else ())
-        lines["kept apart"] = f"{len(data.apart):,} of these for calibration" + (f", {len(data.held_out):,} held out" if data.kept else "")
-        if config.held_out:
-            lines["held_out"] = f"{config.held_out}: {len(data.held_out):,} cases"
-        if data.too_long:
-            lines["too long"] = "; ".join(sentence(over, count, str(path), config.long.action, None) for path, count, over in data.too_long)
-    else:
-        preferring = isinstance(config, DpoConfig)
-        cases = encode_file(config.cases, tokenizers["model"], "implicit" if preferring else "explicit")
-        if not isinstance(config, OnPolicy):  # which samples its answers itself
-            cases = preferences_only(cases, config.cases) if preferring else answers_only(cases, config.cases)
-        total, sizes = len(cases), measure(cases, config.shapes, str(config.cases))
-        if total < config.batch:
-            raise InputError(f"{config.cases}: {total} cases are fewer than a batch of {config.batch}; lower --batch or add cases")
-    if isinstance(config, OnPolicy) and config.watch.cases:
-        watched = watched_cases(config, tokenizers["model"], {case.case.id for case in cases}, None)
-        lines["watch"] = f"{config.watch.cases}: {len(watched):,} held-out cases, judged by {config.watch.judge}"
-    fits = f"prompt {sizes.prompt}, answer {sizes.answer}, criterion {sizes.criterion} tokens"
-    lines["cases"] = f"{config.cases}: {total:,} cases, up to {sizes.answers} answers and {sizes.criteria} criteria each; {fits}"
-    lines["steps"] = f"{config.steps:,} of {config.batch} cases, {config.steps * config.batch / len(cases):.2g} x the data"
-    recipe = config.out / "recipe.yaml"
-    if recipe.exists() and recipe.read_text() != dump(config):
-        raise InputError(f"{config.out} holds a run of another recipe (see {recipe}); choose another --out")
-    return lines | {"out": f"{config.out}: {'would go on from its last checkpoint' if recipe.exists() else 'a new run'}"}
 
 
 # Ledgers

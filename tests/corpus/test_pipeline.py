@@ -224,6 +224,9 @@ def test_why_a_question_is_there_or_not(recipe: dict[str, Any], tmp_path: Path, 
     at = ["--config", str(tmp_path / "corpus.yaml")]
     assert main(["corpus", "cost", *at]) == 0 and "questions is next, and asks nobody" in capsys.readouterr().out
     assert main(["corpus", "status", *at]) == 0 and capsys.readouterr().out.count("not made yet") == 7
+    assert main(["corpus", "run", *at, "--dry-run"]) == 0 and capsys.readouterr().out.count("would be made") == 7 and not Path(recipe["out"]).exists()
+    (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(recipe | {"rubric": recipe["rubric"] | {"prompt": "nowhere.txt"}}))
+    assert main(["corpus", "run", "--config", str(tmp_path / "wrong.yaml"), "--dry-run"]) == 2 and "nowhere.txt cannot be read" in capsys.readouterr().err
     assert main(["corpus", "run", *at]) == 0 and main(["corpus", "cost", *at]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "nothing is left to ask"
     assert list(lineage(config(recipe), "medqa-31"))[1] == "sieve: taken out, copy: medqa-1"
