@@ -96,7 +96,7 @@ class Asker:
 
     def left(self, asks: Sequence[Ask]) -> tuple[int, float]:
         """How many of these would be asked now, and about what they cost, in money, if each is replied to at full length."""
-        new = {self._key(ask): ask for ask in asks if self._known(ask) is None}
+        new = {key: ask for key, ask in ((self._key(ask), ask) for ask in asks) if self._known(key, ask) is None}
         return len(new), sum(self._price(_tokens(ask.messages), self._config.max_tokens) for ask in new.values())
 
     def spent(self) -> float:
@@ -106,7 +106,7 @@ class Asker:
 
     async def _ask_all(self, asks: Sequence[Ask]) -> list[BaseModel | None]:
         keys = [self._key(ask) for ask in asks]
-        known = {key: self._known(ask) for key, ask in zip(keys, asks, strict=True)}
+        known = {key: self._known(key, ask) for key, ask in zip(keys, asks, strict=True)}
         new = {key: ask for key, ask in zip(keys, asks, strict=True) if known[key] is None}
         self.counts["cached"] += sum(key not in new for key in keys)
         gate, limits = asyncio.Semaphore(self._config.concurrency), httpx2.Limits(max_connections=self._config.concurrency)
@@ -115,7 +115,7 @@ class Asker:
             async def one(key: str, ask: Ask) -> None:
                 async with gate:
                     try:
-                        known[key] = self._known(ask) or await self._ask(client, key, ask)  # another run may have asked since
+                        known[key] = self._known(key, ask) or await self._ask(client, key, ask)  # another run may have asked since
                     except InputError as error:
                         self._stopped = self._stopped or error
                         return
@@ -146,11 +146,12 @@ class Asker:
                 answered = reply.status_code < 500
                 if reply.status_code < 300:
                     content = _content(reply)
+                    cost = _usage(reply) or (_tokens(messages), len(content) // LETTERS_A_TOKEN)
                     try:
-                        read, cost = ask.form.model_validate_json(content), _usage(reply) or (_tokens(messages), len(content) // LETTERS_A_TOKEN)
+                        read = ask.form.model_validate_json(content)
                     except ValidationError as error:
                         self.counts["garbage"] += 1
-                        self._keep(*(_usage(reply) or (_tokens(messages), len(content) // LETTERS_A_TOKEN)))
+                        self._keep(*cost)
                         messages = [*ask.messages, {"role": "assistant", "content": content}, _again(error, ask.form)] if content else ask.messages
                     else:
                         self._keep(*cost, reply=(key, content))
@@ -220,8 +221,8 @@ class Asker:
     def _endpoint(self) -> str:
         return f"{self._config.url} {self._config.model}"
 
-    def _known(self, ask: Ask) -> BaseModel | None:
-        row = self._store.execute("SELECT content FROM replies WHERE question = ?", (self._key(ask),)).fetchone()
+    def _known(self, key: str, ask: Ask) -> BaseModel | None:
+        row = self._store.execute("SELECT content FROM replies WHERE question = ?", (key,)).fetchone()
         return ask.form.model_validate_json(row[0]) if row else None
 
     def _key(self, ask: Ask) -> str:

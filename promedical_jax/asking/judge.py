@@ -41,7 +41,7 @@ class EndpointJudge:
         """The verdicts on each case's texts, by the case's criteria in order. Raises InputError where the endpoint refuses to be asked at all."""
         asked = [[[Ask(question(case, text, c), Reply) for c in case.rubric.criteria] for text in texts] for case, texts in answered]
         said = iter(self._ask([one for case in asked for text in case for one in text]))
-        return [[tuple(_verdict(next(said)) for _ in text) for text in case] for case in asked]
+        return [[tuple(verdict_of(next(said)) for _ in text) for text in case] for case in asked]
 
 
 def question(case: Case, text: str, criterion: Criterion) -> Messages:
@@ -51,5 +51,6 @@ def question(case: Case, text: str, criterion: Criterion) -> Messages:
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": material}]
 
 
-def _verdict(reply: BaseModel | None) -> Verdict:
+def verdict_of(reply: BaseModel | None) -> Verdict:
+    """Who gave no sound reply abstains."""
     return reply.verdict if isinstance(reply, Reply) else Verdict.ABSTAIN

@@ -8,6 +8,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from promedical_jax.errors import InputError
+from promedical_jax.rubric.files import parquet_rows
 from promedical_jax.rubric.lines import check_exists, loads
 
 Row = dict[str, Any]
@@ -21,14 +22,14 @@ def read_rows(path: Path) -> Rows:
     Of a .json object of objects each key becomes the field "key". Raises InputError, naming the place, for what cannot be read; a row that is no object is one.
     """
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+        files = files_of(path)
         if not files:
             raise InputError(f"{path} holds no file that ends in {', '.join(SUFFIXES)}; give a file, or a folder of such files")
         for file in files:
             yield from read_rows(file)
         return
     check_exists(path)
-    readers = {".jsonl": _lines, ".json": _json, ".csv": _csv, ".parquet": _parquet, ".xml": _medquad}
+    readers = {".jsonl": _lines, ".json": _json, ".csv": _csv, ".parquet": parquet_rows, ".xml": _medquad}
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise InputError(f"{path} has the suffix {path.suffix!r}; questions are read from files that end in {', '.join(SUFFIXES)}")
@@ -39,6 +40,11 @@ def read_rows(path: Path) -> Rows:
             yield place, row
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read ({error}); check its permissions and save it as UTF-8") from error
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files that are read of a folder, by name; of a file itself."""
+    return sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
 
 
 def _lines(path: Path) -> Iterator[tuple[str, Any]]:
@@ -86,21 +92,6 @@ def _csv(path: Path) -> Iterator[tuple[str, Any]]:
                 yield place, dict(zip(header, cells, strict=True))
         except csv.Error as error:
             raise InputError(f"{path}, line {reader.line_num}: not valid CSV ({error}); mend the quotes") from error
-
-
-def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
-    import pyarrow
-    from pyarrow import parquet
-
-    number = 0
-    try:
-        with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=1024):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{path}, row {number}", row
-    except pyarrow.ArrowException as error:
-        raise InputError(f"{path} is not a readable Parquet file ({str(error).splitlines()[0]}); write it again") from error
 
 
 def _medquad(path: Path) -> Iterator[tuple[str, Any]]:

@@ -22,7 +22,7 @@ from rich.console import Console
 from promedical_jax.asking import Ask, Asker
 from promedical_jax.atomic import replacing
 from promedical_jax.config import Endpoint
-from promedical_jax.corpus.formats import SUFFIXES
+from promedical_jax.corpus.formats import files_of
 from promedical_jax.corpus.pairs import Outcome, criterion_pairs, split
 from promedical_jax.corpus.recipe import CorpusConfig
 from promedical_jax.corpus.sieve import Dropped
@@ -79,8 +79,8 @@ def run(config: CorpusConfig) -> None:
                 drafts = before.read() if before else []
             say(f"{step.stage.name}: {len(drafts):,} questions", soft_wrap=True)
             drafts, dropped = _make(step.stage, drafts, config)
-            reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(one.reason for one in dropped).most_common())
             if not drafts:
+                reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(one.reason for one in dropped).most_common())
                 raise InputError(f"{config.out}: {step.stage.name} keeps no question ({reasons or 'there was none'}); change the recipe, and run again")
             _write(step.dropped, dropped)
             _write(step.file, drafts)
@@ -234,9 +234,8 @@ def _digest(path: Path | None) -> str:
         return "hub"
     if not path.exists():
         raise InputError(f"{path} does not exist; give the path of a source or suite")
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
     whole = sha256()
-    for file in files:
+    for file in files_of(path):
         whole.update(file.name.encode())
         with file.open("rb") as opened:
             for block in iter(partial(opened.read, 1 << 20), b""):

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from promedical_jax.asking import SYSTEM, Ask, Reply, question
+from promedical_jax.asking import SYSTEM, Ask, Reply, question, verdict_of
 from promedical_jax.config import Endpoint
 from promedical_jax.corpus.asked import Answered, Difficulty, Lines, Topic, asked, conversation, prompt, with_reference
 from promedical_jax.corpus.question import Question
@@ -15,7 +15,7 @@ from promedical_jax.corpus.sieve import Dropped, sieve
 from promedical_jax.corpus.sources import read_source
 from promedical_jax.corpus.taxonomy import Category, Specialty
 from promedical_jax.errors import InputError
-from promedical_jax.rubric.case import Answer, Case, Judgement, Record, Rubric, Verdict
+from promedical_jax.rubric.case import Answer, Case, Judgement, Record, Rubric
 from promedical_jax.rubric.files import read_cases
 
 LEAST_ANSWERS = 2  # below that there is no pair
@@ -137,9 +137,13 @@ def _graded(drafts: list[Draft], said: list[Difficulty | None], config: CorpusCo
 
 
 def _placed(drafts: list[Draft], said: list[Topic | None]) -> Made:
+    return _told(drafts, said, lambda reply: {"category": reply.category, "specialty": reply.specialty})
+
+
+def _told(drafts: list[Draft], said: Sequence[Any], update: Callable[[Any], dict[str, Any]]) -> Made:
+    """The drafts with what was replied of each; without a reply a draft is dropped."""
     pairs = list(zip(drafts, said, strict=True))
-    kept = [draft.model_copy(update={"category": reply.category, "specialty": reply.specialty}) for draft, reply in pairs if reply]
-    return kept, [_no_reply(draft) for draft, reply in pairs if not reply]
+    return [draft.model_copy(update=update(reply)) for draft, reply in pairs if reply], [_no_reply(draft) for draft, reply in pairs if not reply]
 
 
 def _answered(drafts: list[Draft], said: Replies, config: CorpusConfig) -> Made:
@@ -159,8 +163,7 @@ def _answered(drafts: list[Draft], said: Replies, config: CorpusConfig) -> Made:
 
 
 def _ruled(drafts: list[Draft], said: list[Lines | None]) -> Made:
-    pairs = list(zip(drafts, said, strict=True))
-    return [draft.model_copy(update={"rubric": lines.rubric()}) for draft, lines in pairs if lines], [_no_reply(draft) for draft, lines in pairs if not lines]
+    return _told(drafts, said, lambda lines: {"rubric": lines.rubric()})
 
 
 def _judging(draft: Draft) -> list[Ask]:
@@ -176,11 +179,10 @@ def _judged(drafts: list[Draft], said: Replies, config: CorpusConfig) -> Made:
     for draft in drafts:
         case = draft.case()
         verdicts = tuple(
-            Judgement(answer=answer.id, criterion=criterion.id, rater=judge.name, verdict=reply.verdict if isinstance(reply, Reply) else Verdict.ABSTAIN)
+            Judgement(answer=answer.id, criterion=criterion.id, rater=judge.name, verdict=verdict_of(next(replies)))
             for judge, replies in zip(config.judges, after, strict=True)
             for answer in case.answers
             for criterion in case.rubric.criteria
-            for reply in (next(replies),)
         )
         kept.append(draft.model_copy(update={"verdicts": verdicts}))
     return kept, []

@@ -113,7 +113,12 @@ def _suffix(path: Path) -> str:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Case]]:
-    """(place, case) of each row of a Parquet file, one batch of rows in memory at a time."""
+    for place, values in parquet_rows(path):
+        yield place, _from_row(values, place)
+
+
+def parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, values) of each row of a Parquet file, one batch of rows in memory at a time. Raises InputError for a file that cannot be read."""
     import pyarrow
     from pyarrow import parquet
 
@@ -123,7 +128,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Case]]:
             for batch in file.iter_batches(batch_size=BATCH):
                 for values in batch.to_pylist():
                     row += 1
-                    yield f"{path}, row {row}", _from_row(values, f"{path}, row {row}")
+                    yield f"{path}, row {row}", values
     except (pyarrow.ArrowException, OSError) as error:
         raise InputError(f"{path} is not a readable Parquet file ({str(error).splitlines()[0]}); write it again") from error
 
