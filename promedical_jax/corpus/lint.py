@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from promedical_jax.corpus.near import shingled_jaccard
+from promedical_jax.likeness.letters import shingled_jaccard
 from promedical_jax.rubric.case import Case, Criterion, Polarity, Record, Tier, Verdict
 
 Kind = Literal["several things", "nearly the same", "vague", "leaks the reference", "light", "no veto", "all alike", "wrong polarity"]

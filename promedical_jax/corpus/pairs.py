@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from promedical_jax.corpus.near import THRESHOLD, alike, clusters
 from promedical_jax.corpus.question import Question
 from promedical_jax.errors import InputError
+from promedical_jax.likeness.letters import THRESHOLD, alike
+from promedical_jax.likeness.pairs import clusters
 from promedical_jax.rubric.case import Case, Tier
 from promedical_jax.rubric.scores import RESOLUTION, prefer, satisfied_matrix, score
 

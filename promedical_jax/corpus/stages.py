@@ -13,6 +13,7 @@ from promedical_jax.corpus.question import Question
 from promedical_jax.corpus.recipe import CorpusConfig, Task
 from promedical_jax.corpus.sieve import Dropped, sieve
 from promedical_jax.corpus.sources import read_source
+from promedical_jax.corpus.space import space_of
 from promedical_jax.corpus.taxonomy import Category, Specialty
 from promedical_jax.errors import InputError
 from promedical_jax.rubric.case import Answer, Case, Judgement, Record, Rubric
@@ -60,7 +61,7 @@ class Stage:
 def stages(config: CorpusConfig, digests: Sequence[str]) -> list[Stage]:
     """In their order. digests: of what each source and each suite holds, for `told`."""
     of_sources, of_suites = digests[: len(config.sources)], digests[len(config.sources) :]
-    told_sieve = [config.sieve.model_dump(), [suite.name for suite in config.suites], of_suites]
+    told_sieve = [config.sieve.model_dump(), config.embedding.model_dump(mode="json", exclude={"batch"}), [suite.name for suite in config.suites], of_suites]
     return [
         Stage("questions", [[one.model_dump(mode="json", exclude={"path"}) for one in config.sources], of_sources], lambda _: _read(config)),
         Stage("sieve", told_sieve, lambda drafts: _sieve(drafts, config)),
@@ -120,7 +121,7 @@ def _read(config: CorpusConfig) -> Made:
 
 def _sieve(drafts: list[Draft], config: CorpusConfig) -> Made:
     texts = {suite.name: [Question.text_of(case.instruction) for case in read_cases(suite.path)] for suite in config.suites}
-    kept, dropped = sieve([draft.question for draft in drafts], config.sieve, texts)
+    kept, dropped = sieve([draft.question for draft in drafts], config.sieve, texts, space_of(config.embedding))
     return [Draft(question=one) for one in kept], dropped
 
 
