@@ -105,9 +105,11 @@ class Difficulty(Task):
 
 
 class RubricTask(Task):
-    """Who writes the rubric."""
+    """Who writes the rubric, and from which approved ones he learns (corpus/exemplars.py)."""
 
     max_tokens: Positive = Field(2048, description="the longest reply")
+    pool: Path | None = Field(None, description="file of approved cases, as `promedical review import` writes it; it need not be there yet")
+    examples: Annotated[int, Field(ge=0)] = Field(3, description="approved rubrics of like questions that the writer is shown")
 
 
 class Parts(Settings):

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -9,6 +11,7 @@ from pydantic import BaseModel
 from promedical_jax.asking import SYSTEM, Ask, Reply, question, verdict_of
 from promedical_jax.config import Endpoint
 from promedical_jax.corpus.asked import Answered, Difficulty, Lines, Topic, asked, conversation, prompt, with_reference
+from promedical_jax.corpus.exemplars import examples, read_pool
 from promedical_jax.corpus.question import Question
 from promedical_jax.corpus.recipe import CorpusConfig, Task
 from promedical_jax.corpus.sieve import Dropped, sieve
@@ -58,10 +61,10 @@ class Stage:
     missing: str | None = None
 
 
-def stages(config: CorpusConfig, digests: Sequence[str]) -> list[Stage]:
-    """In their order. digests: of what each source and each suite holds, for `told`."""
-    of_sources, of_suites = digests[: len(config.sources)], digests[len(config.sources) :]
-    told_sieve = [config.sieve.model_dump(), config.embedding.model_dump(mode="json", exclude={"batch"}), [suite.name for suite in config.suites], of_suites]
+def stages(config: CorpusConfig, digest: Callable[[Path | None], str]) -> list[Stage]:
+    """In their order. digest: of what a file of the recipe holds, for `told`."""
+    of_sources, of_suites = ([digest(one.path) for one in each] for each in (config.sources, config.suites))
+    told_sieve = [config.sieve.model_dump(), _space(config), [suite.name for suite in config.suites], of_suites]
     return [
         Stage("questions", [[one.model_dump(mode="json", exclude={"path"}) for one in config.sources], of_sources], lambda _: _read(config)),
         Stage("sieve", told_sieve, lambda drafts: _sieve(drafts, config)),
@@ -69,7 +72,7 @@ def stages(config: CorpusConfig, digests: Sequence[str]) -> list[Stage]:
                 [config.difficulty.lowest, config.difficulty.highest]),
         _single("topic", config.topic, Topic, conversation, _placed),
         _answers(config),
-        _single("rubric", config.rubric, Lines, with_reference, _ruled),
+        _rubric(config, digest),
         _verdicts(config),
     ]  # fmt: skip
 
@@ -89,6 +92,26 @@ def _answers(config: CorpusConfig) -> Stage:
                  take=lambda drafts, said: _answered(drafts, said, config), missing=None if whom else "writers")  # fmt: skip
 
 
+def _rubric(config: CorpusConfig, digest: Callable[[Path | None], str]) -> Stage:
+    """Who has an approved rubric of his own is not asked for one."""
+    task = config.rubric
+    text, approved = prompt("rubric", task.prompt), {case.id: case.rubric for case in read_pool(task.pool)}
+    told = [_identity(task), text, [digest(task.pool), task.examples, _space(config)] if approved else None]
+    to_write = lambda drafts: [draft.question for draft in drafts if draft.question.id not in approved]  # noqa: E731
+
+    def asks(drafts: list[Draft], _: int) -> list[Ask]:
+        questions, pool = to_write(drafts), read_pool(task.pool)
+        shown = examples(questions, pool, task.examples, space_of(config.embedding)) if pool else [[]] * len(questions)
+        return [asked(one, text, Lines, partial(with_reference, examples=near)) for one, near in zip(questions, shown, strict=True)]
+
+    def take(drafts: list[Draft], said: Replies) -> Made:
+        replies = iter(said[0])
+        return _told(drafts, [approved.get(draft.question.id) or next(replies) for draft in drafts],
+                     lambda reply: {"rubric": reply.rubric() if isinstance(reply, Lines) else reply})  # fmt: skip
+
+    return Stage("rubric", told, whom=(("rubric", task),), asks=asks, take=take, missing=None if task.url else "rubric.url")
+
+
 def _verdicts(config: CorpusConfig) -> Stage:
     told = [SYSTEM, *([judge.name, _identity(judge)] for judge in config.judges)]
     whom = tuple((f"judges[{i}]", judge) for i, judge in enumerate(config.judges))
@@ -99,6 +122,10 @@ def _verdicts(config: CorpusConfig) -> Stage:
 def _identity(task: Endpoint) -> Any:
     """What a reply depends on beside the question. Not how fast one asks, nor what it costs."""
     return [task.url, task.model, task.max_tokens]
+
+
+def _space(config: CorpusConfig) -> Any:
+    return config.embedding.model_dump(mode="json", exclude={"batch"})
 
 
 def _no_reply(draft: Draft) -> Dropped:
@@ -161,10 +188,6 @@ def _answered(drafts: list[Draft], said: Replies, config: CorpusConfig) -> Made:
         else:
             kept.append(draft.model_copy(update={"answers": answers}))
     return kept, dropped
-
-
-def _ruled(drafts: list[Draft], said: list[Lines | None]) -> Made:
-    return _told(drafts, said, lambda lines: {"rubric": lines.rubric()})
 
 
 def _judging(draft: Draft) -> list[Ask]:

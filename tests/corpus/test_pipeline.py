@@ -343,3 +343,38 @@ def test_two_runs_in_one_folder_take_turns(recipe: dict[str, Any]) -> None:
         flock(file, LOCK_EX)
         with pytest.raises(InputError, match="another run of the corpus is at work there"):
             run(config(recipe))
+
+
+def test_an_approved_rubric_stands_and_teaches_only_what_is_near_it(recipe: dict[str, Any], server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before there are judges, a run ends with cases that have rubrics, for physicians to review; what they approve goes into the pool."""
+    written = Counter[str]()
+
+    def noted(number: int, body: dict[str, Any]) -> tuple[int, str, dict[str, str]]:
+        if TASKS.get(body["messages"][0]["content"]) == "rubric":
+            written[body["messages"][1]["content"]] += 1
+        return reply(number, body)
+
+    server.reply = noted
+    pool = tmp_path / "pool.jsonl"
+    recipe = recipe | {"rubric": recipe["rubric"] | {"pool": str(pool), "examples": 1}, "judges": []}
+    run(config(recipe))
+    said = capsys.readouterr()
+    assert "pool.jsonl is not there yet" in said.err and "the corpus ends before verdicts: judges is not given" in said.err
+    cases = read_cases(Path(recipe["out"]) / "cases.parquet")
+    assert len(written) == len(cases) and not any(case.verdicts for case in cases) and all(len(case.answers) == 3 for case in cases)
+    assert all("examples" not in json.loads(text) for text in written)
+
+    first = cases[0].model_copy(update={"rubric": cases[0].rubric.model_copy(update={"criteria": cases[0].rubric.criteria[:2]})})
+    write_cases(pool, [first])
+    written.clear()
+    run(config(recipe))
+    again = {case.id: case for case in read_cases(Path(recipe["out"]) / "cases.parquet")}
+    assert again[first.id].rubric == first.rubric and len(again) == len(cases)  # nobody is asked for the rubric that a physician approved
+    assert len(written) == len(cases) - 1 and all(json.loads(text)["examples"][0]["question"][0]["content"] == first.instruction[0].content for text in written)
+
+    second = cases[1]
+    write_cases(pool, [first, second])
+    written.clear()
+    run(config(recipe))
+    assert 0 < len(written) < len(cases) - 2  # those to which the second is nearer; the others were asked the same before
+    assert all(json.loads(text)["examples"][0]["question"][0]["content"] == second.instruction[0].content for text in written if text)
