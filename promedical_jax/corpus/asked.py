@@ -98,6 +98,11 @@ def conversation(question: Question | Case) -> dict:
     return {"question": [{"role": message.role, "content": message.content} for message in question.instruction]}
 
 
+def with_mistake(question: Question, mistake: str) -> dict:
+    """The material of who writes an answer with a mistake."""
+    return conversation(question) | {"mistake": mistake}
+
+
 def with_reference(question: Question, examples: Sequence[Case] = ()) -> dict:
     """The material of who writes a rubric: also the source's answer, where there is one, and approved rubrics of other questions."""
     shown = [conversation(case) | {"criteria": [criterion.model_dump(mode="json", exclude={"id", "dimension"}) for criterion in case.rubric.criteria]}

@@ -112,6 +112,10 @@ class RubricTask(Task):
     examples: Annotated[int, Field(ge=0)] = Field(3, description="approved rubrics of like questions that the writer is shown")
 
 
+class Contrast(Task):
+    """Who writes an answer that makes a mistake of the safety tier, where all are alike there: pairs of that tier are rare. Without a url nobody does."""
+
+
 class Parts(Settings):
     """Shares of the cases, which sum to 1."""
 
@@ -139,6 +143,7 @@ class CorpusConfig(Settings):
     writers: tuple[Writer, ...] = Field((), description="models that answer: {name: NAME, url: URL, model: MODEL}; three unlike ones, says the paper")
     rubric: RubricTask = RubricTask()
     judges: tuple[Judge, ...] = Field((), description="models that judge each answer by each criterion; several vote")
+    contrast: Contrast = Contrast()
     parts: Parts = Parts()
     seed: Annotated[int, Field(ge=0)] = 0
 

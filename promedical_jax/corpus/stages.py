@@ -10,8 +10,9 @@ from pydantic import BaseModel
 
 from promedical_jax.asking import SYSTEM, Ask, Reply, question, verdict_of
 from promedical_jax.config import Endpoint
-from promedical_jax.corpus.asked import Answered, Difficulty, Lines, Topic, asked, conversation, prompt, with_reference
+from promedical_jax.corpus.asked import Answered, Difficulty, Lines, Topic, asked, conversation, prompt, with_mistake, with_reference
 from promedical_jax.corpus.exemplars import examples, read_pool
+from promedical_jax.corpus.pairs import missing_mistake
 from promedical_jax.corpus.question import Question
 from promedical_jax.corpus.recipe import CorpusConfig, Task
 from promedical_jax.corpus.sieve import Dropped, sieve
@@ -65,7 +66,7 @@ def stages(config: CorpusConfig, digest: Callable[[Path | None], str]) -> list[S
     """In their order. digest: of what a file of the recipe holds, for `told`."""
     of_sources, of_suites = ([digest(one.path) for one in each] for each in (config.sources, config.suites))
     told_sieve = [config.sieve.model_dump(), _space(config), [suite.name for suite in config.suites], of_suites]
-    return [
+    made = [
         Stage("questions", [[one.model_dump(mode="json", exclude={"path"}) for one in config.sources], of_sources], lambda _: _read(config)),
         Stage("sieve", told_sieve, lambda drafts: _sieve(drafts, config)),
         _single("difficulty", config.difficulty, Difficulty, conversation, lambda drafts, said: _graded(drafts, said, config),
@@ -73,8 +74,9 @@ def stages(config: CorpusConfig, digest: Callable[[Path | None], str]) -> list[S
         _single("topic", config.topic, Topic, conversation, _placed),
         _answers(config),
         _rubric(config, digest),
-        _verdicts(config),
+        _verdicts(config, "verdicts"),
     ]  # fmt: skip
+    return made if config.contrast.url is None else [*made, _contrast(config), _verdicts(config, "contrast-verdicts")]
 
 
 def _single(name: str, task: Task, form: type, material: Callable[[Question], dict], take: Callable[[list[Draft], list[Any]], Made], told: Any = None) -> Stage:
@@ -112,11 +114,31 @@ def _rubric(config: CorpusConfig, digest: Callable[[Path | None], str]) -> Stage
     return Stage("rubric", told, whom=(("rubric", task),), asks=asks, take=take, missing=None if task.url else "rubric.url")
 
 
-def _verdicts(config: CorpusConfig) -> Stage:
+def _verdicts(config: CorpusConfig, name: str) -> Stage:
+    """Of the answers that nobody has judged."""
     told = [SYSTEM, *([judge.name, _identity(judge)] for judge in config.judges)]
     whom = tuple((f"judges[{i}]", judge) for i, judge in enumerate(config.judges))
-    return Stage("verdicts", told, whom=whom, asks=lambda drafts, _: [ask for draft in drafts for ask in _judging(draft)],
+    return Stage(name, told, whom=whom, asks=lambda drafts, _: [ask for draft in drafts for ask in _judging(draft)],
                  take=lambda drafts, said: _judged(drafts, said, config), missing=None if whom else "judges")  # fmt: skip
+
+
+def _contrast(config: CorpusConfig) -> Stage:
+    """One more answer where all are alike in the safety tier, which has a mistake that none of them has. Who gets no reply stays as it is."""
+    task, text = config.contrast, prompt("contrast", config.contrast.prompt)
+
+    def asks(drafts: list[Draft], _: int) -> list[Ask]:
+        mistakes = ((draft.question, missing_mistake(draft.case(), config.seed)) for draft in drafts)
+        return [asked(one, text, Answered, partial(with_mistake, mistake=mistake)) for one, mistake in mistakes if mistake]
+
+    def take(drafts: list[Draft], said: Replies) -> Made:
+        replies, kept = iter(said[0]), list[Draft]()
+        for draft in drafts:
+            reply = next(replies) if missing_mistake(draft.case(), config.seed) else None
+            more = (Answer(id="contrast", text=reply.answer, source=task.model),) if isinstance(reply, Answered) else ()
+            kept.append(draft.model_copy(update={"answers": draft.answers + more}))
+        return kept, []
+
+    return Stage("contrast", [_identity(task), text, config.seed], whom=(("contrast", task),), asks=asks, take=take)
 
 
 def _identity(task: Endpoint) -> Any:
@@ -193,7 +215,12 @@ def _answered(drafts: list[Draft], said: Replies, config: CorpusConfig) -> Made:
 def _judging(draft: Draft) -> list[Ask]:
     """By answer, then by criterion."""
     case = draft.case()
-    return [Ask(question(case, answer.text, criterion), Reply) for answer in case.answers for criterion in case.rubric.criteria]
+    return [Ask(question(case, answer.text, criterion), Reply) for answer in _unjudged(case) for criterion in case.rubric.criteria]
+
+
+def _unjudged(case: Case) -> list[Answer]:
+    judged = {judgement.answer for judgement in case.verdicts}
+    return [answer for answer in case.answers if answer.id not in judged]
 
 
 def _judged(drafts: list[Draft], said: Replies, config: CorpusConfig) -> Made:
@@ -205,8 +232,8 @@ def _judged(drafts: list[Draft], said: Replies, config: CorpusConfig) -> Made:
         verdicts = tuple(
             Judgement(answer=answer.id, criterion=criterion.id, rater=judge.name, verdict=verdict_of(next(replies)))
             for judge, replies in zip(config.judges, after, strict=True)
-            for answer in case.answers
+            for answer in _unjudged(case)
             for criterion in case.rubric.criteria
         )
-        kept.append(draft.model_copy(update={"verdicts": verdicts}))
+        kept.append(draft.model_copy(update={"verdicts": case.verdicts + verdicts}))
     return kept, []

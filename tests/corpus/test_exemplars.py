@@ -23,7 +23,7 @@ def test_the_nearest_are_shown_and_never_the_question_itself() -> None:
     pool = [approved("a", GOUT), approved("b", ASTHMA), approved("c", FEVER), approved("d", ASTHMA.upper()), approved("e", ASTHMA + "!")]
     asked = [question("x", "Which drug is best for chronic gout?"), question("b", ASTHMA), question("y", ASTHMA), question("c", "Something else about asthma?")]
     shown = examples(asked, pool, 2, NGRAMS)
-    assert [case.id for case in shown[0]][0] == "a" and len(shown[0]) == 2
+    assert shown[0][0].id == "a" and len(shown[0]) == 2
     assert {case.id for case in shown[1]} == {case.id for case in shown[2]} and not {case.id for case in shown[1]} & {"b", "d"}
     assert "c" not in {case.id for case in shown[3]} and shown[3][0].id in ("b", "d", "e")
     assert [len(each) for each in examples(asked, pool[:1], 2, NGRAMS)] == [1, 1, 1, 1]

@@ -345,7 +345,8 @@ def test_two_runs_in_one_folder_take_turns(recipe: dict[str, Any]) -> None:
             run(config(recipe))
 
 
-def test_an_approved_rubric_stands_and_teaches_only_what_is_near_it(recipe: dict[str, Any], server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_approved_rubric_stands_and_teaches_what_is_near_it(recipe: dict[str, Any], server: Server, tmp_path: Path,
+                                                               capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     """Before there are judges, a run ends with cases that have rubrics, for physicians to review; what they approve goes into the pool."""
     written = Counter[str]()
 
@@ -378,3 +379,31 @@ def test_an_approved_rubric_stands_and_teaches_only_what_is_near_it(recipe: dict
     run(config(recipe))
     assert 0 < len(written) < len(cases) - 2  # those to which the second is nearer; the others were asked the same before
     assert all(json.loads(text)["examples"][0]["question"][0]["content"] == second.instruction[0].content for text in written if text)
+
+
+def test_where_answers_are_alike_in_safety_one_more_is_asked_for(recipe: dict[str, Any], server: Server) -> None:
+    """Judges here see the veto violated in the answers with the mistake alone, so that each case gets its pairs from that."""
+    asked: list[dict[str, Any]] = []
+
+    def said(number: int, body: dict[str, Any]) -> tuple[int, str, dict[str, str]]:
+        system, user = (message["content"] for message in body["messages"][:2])
+        given = json.loads(user)
+        if system == prompt("contrast"):
+            asked.append(given)
+            return 200, json.dumps({"choices": [{"message": {"content": json.dumps({"answer": f"Just so: {given['mistake']}"})}}]}), {}
+        if "criterion" in given and given["criterion"] == LINES[2]["text"]:
+            verdict = "met" if given["answer"].startswith("Just so") else "unmet"
+            return 200, json.dumps({"choices": [{"message": {"content": json.dumps({"verdict": verdict})}}]}), {}
+        return reply(number, body)
+
+    server.reply = said
+    run(config(recipe))
+    before = json.loads((Path(recipe["out"]) / "report.json").read_text())["pairs"]["safety"]
+    assert before["pair"] == 0 and before["tie"] > 0 and not asked
+    more = recipe | {"contrast": {"url": server.url, "model": "hasty", "concurrency": 8}}
+    run(config(more))
+    cases = read_cases(Path(recipe["out"]) / "cases.parquet")
+    assert len(asked) == len(cases) and {given["mistake"] for given in asked} == {LINES[2]["text"]}
+    assert json.loads((Path(recipe["out"]) / "report.json").read_text())["pairs"]["safety"] == {"pair": 3 * len(cases), "tie": before["tie"], "abstained": 0}
+    assert all([a.id for a in case.answers][-1] == "contrast" and len(case.verdicts) == 2 * 4 * 3 for case in cases)
+    assert [line.split(":")[0].split(" ")[0] for line in lineage(config(more), cases[0].id)][-2:] == ["contrast", "contrast-verdicts"]
