@@ -10,7 +10,7 @@ import numpy as np
 
 from promedical_jax.likeness.pairs import SLACK, holding
 
-ALL = 20_000
+ALL = 8192
 ROWS_A_CELL = 400
 PROBES = 4
 SAMPLE = 50  # rows of each cell that move its centre
