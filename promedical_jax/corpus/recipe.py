@@ -21,6 +21,9 @@ class Sieve(Settings):
     """What is asked of a question. Likeness is Jaccard's index of likeness/letters.py, and meaning a cosine in the space of `embedding`."""
 
     licences: tuple[str, ...] | None = Field(None, description="a list; a question under another one is taken out. null: any")
+    languages: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
+        None, description="a list of ISO 639-1 codes; a question that is surely in another language is taken out. null: any"
+    )
     shortest: Positive = Field(3, description="words")
     longest: Positive = Field(1000, description="words")
     near: Likeness = Field(0.7, description="likeness from which two questions are near copies")

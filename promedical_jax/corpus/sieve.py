@@ -1,4 +1,4 @@
-"""What of the raw questions is kept, and of each that is not, why: licence, length, copies, near copies, copies in other words, and items of benchmarks.
+"""What of the raw questions is kept, and of each that is not, why: licence, language, length, copies, near copies, copies in other words, benchmarks' items.
 
 In that order, each question is dropped for the first reason that holds. A benchmark's item is one that shares 13 words in a row with a question (all its words,
 where it has fewer), or is alike by letters, for an edit in a short question leaves no 13 words in a row, or is near in the space of the recipe.
@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from promedical_jax.corpus.language import foreign
 from promedical_jax.corpus.question import Question
 from promedical_jax.corpus.recipe import Sieve
 from promedical_jax.likeness import NGRAMS, Space
@@ -18,13 +19,14 @@ from promedical_jax.likeness.pairs import clusters
 from promedical_jax.likeness.text import evened, words
 from promedical_jax.rubric.case import Record
 
-Reason = Literal["licence", "short", "long", "copy", "near copy", "same meaning", "benchmark", "difficulty", "no reply"]  # the last two of later stages
+# The last two are of later stages.
+Reason = Literal["licence", "language", "short", "long", "copy", "near copy", "same meaning", "benchmark", "difficulty", "no reply"]
 WORDS = 13  # in a row: the length that GPT-3's authors took for contamination (arXiv 2005.14165, appendix C)
 FEWEST = 4  # words of a benchmark's item that can be found in a question; shorter ones must be alike
 
 
 class Dropped(Record):
-    """A question that is not kept. `because`: its licence, its words, the id of the question that stands for it, or the benchmark and the item's number."""
+    """A question that is not kept. `because`: its licence, language or words, the id of who stands for it, or the benchmark and the item's number."""
 
     id: str
     reason: Reason
@@ -50,6 +52,8 @@ Found = dict[int, str]  # place of a question that is to go, and because of what
 def _stages(wanted: Sieve, benchmarks: Mapping[str, Sequence[str]], space: Space) -> Iterator[tuple[Reason, Callable[[list[Question]], Found]]]:
     if wanted.licences is not None:
         yield "licence", lambda left: {i: q.licence for i, q in enumerate(left) if q.licence not in (wanted.licences or ())}
+    if wanted.languages is not None:
+        yield "language", lambda left: foreign([q.text for q in left], wanted.languages or ())
     count = lambda left: enumerate(len(q.text.split()) for q in left)  # noqa: E731
     yield "short", lambda left: {i: f"{n} words" for i, n in count(left) if n < wanted.shortest}
     yield "long", lambda left: {i: f"{n} words" for i, n in count(left) if n > wanted.longest}
