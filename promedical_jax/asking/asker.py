@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
+from itertools import count
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -80,19 +81,20 @@ class Asker:
             self._headers = {"Authorization": f"Bearer {key}"}
         self._store = _open(config.cache, f"{where}.cache")
         self._next = 0.0  # when the next request may go out
-        self._held = 0.0  # what requests that are under way may cost
+        self._held = list[float]()  # what each request that is under way may cost; a running sum would keep its rounding, and never be 0 again
         self._stopped: InputError | None = None
         self._freed = asyncio.Condition()
         self.counts: Counter[str] = Counter()
 
-    def __call__(self, asks: Sequence[Ask]) -> list[BaseModel | None]:
-        """The replies in order; the same question is asked once. Raises InputError where the endpoint refuses to be asked at all, or the budget is spent."""
+    def __call__(self, asks: Sequence[Ask], tell: Callable[[int, int], None] = lambda done, of: None) -> list[BaseModel | None]:
+        """The replies in order; the same question is asked once. `tell` hears after each that is asked now how many are done, and of how many.
+        Raises InputError where the endpoint refuses to be asked at all, or the budget is spent."""
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            return asyncio.run(self._ask_all(asks))
+            return asyncio.run(self._ask_all(asks, tell))
         with ThreadPoolExecutor(1) as apart:  # a notebook has an event loop already
-            return apart.submit(asyncio.run, self._ask_all(asks)).result()
+            return apart.submit(asyncio.run, self._ask_all(asks, tell)).result()
 
     def left(self, asks: Sequence[Ask]) -> tuple[int, float]:
         """How many of these would be asked now, and about what they cost, in money, if each is replied to at full length."""
@@ -104,26 +106,27 @@ class Asker:
         row = self._store.execute("SELECT prompt_tokens, reply_tokens FROM spent WHERE endpoint = ?", (self._endpoint,)).fetchone()
         return self._price(*row) if row else 0.0
 
-    async def _ask_all(self, asks: Sequence[Ask]) -> list[BaseModel | None]:
+    async def _ask_all(self, asks: Sequence[Ask], tell: Callable[[int, int], None]) -> list[BaseModel | None]:
         keys = [self._key(ask) for ask in asks]
         known = {key: self._known(key, ask) for key, ask in zip(keys, asks, strict=True)}
         new = {key: ask for key, ask in zip(keys, asks, strict=True) if known[key] is None}
         self.counts["cached"] += sum(key not in new for key in keys)
-        gate, limits = asyncio.Semaphore(self._config.concurrency), httpx2.Limits(max_connections=self._config.concurrency)
+        limits, waiting, done = httpx2.Limits(max_connections=self._config.concurrency), iter(new.items()), count(1)
         async with httpx2.AsyncClient(transport=self._transport, headers=self._headers, timeout=self._config.timeout, limits=limits) as client:
 
-            async def one(key: str, ask: Ask) -> None:
-                async with gate:
+            async def work() -> None:
+                for key, ask in waiting:  # which all who work take from
                     try:
                         known[key] = self._known(key, ask) or await self._ask(client, key, ask)  # another run may have asked since
                     except InputError as error:
                         self._stopped = self._stopped or error
                         return
-                self.counts["asked"] += 1
-                self.counts["failed"] += known[key] is None
+                    self.counts["asked"] += 1
+                    self.counts["failed"] += known[key] is None
+                    tell(next(done), len(new))
 
             self._stopped, self._freed = None, asyncio.Condition()
-            await asyncio.gather(*(one(key, ask) for key, ask in new.items()))
+            await asyncio.gather(*(work() for _ in range(self._config.concurrency)))
         if self._stopped:
             raise self._stopped
         return [known[key] for key in keys]
@@ -168,7 +171,7 @@ class Asker:
                     place = f"{self._where}.url: {self._config.url}"
                     raise InputError(f"{place} answers {reply.status_code}: {said!r}; check url, model and key of {self._where}")
             finally:
-                self._held -= most
+                self._held.remove(most)
                 async with self._freed:
                     self._freed.notify_all()
             self._silent = 0 if answered else self._silent
@@ -185,7 +188,7 @@ class Asker:
         refused: those that are under way come to their end, and no more are sent."""
         most, budget = self._price(sum(len(message["content"].encode()) + 16 for message in messages), self._config.max_tokens), self._config.budget
         async with self._freed:
-            while not self._stopped and budget is not None and self._held and self.spent() + self._held + most > budget:
+            while not self._stopped and budget is not None and self._held and self.spent() + sum(self._held) + most > budget:
                 await self._freed.wait()  # what is under way will cost less than it might
             if self._stopped:
                 raise InputError(str(self._stopped))
@@ -193,7 +196,7 @@ class Asker:
                 said = f"{self._where}.budget: {self.spent():.4g} of {budget:g} are spent, and the next question may cost {most:.2g}"
                 kept = f"what was replied is in {self._config.cache}" if self._config.cache else f"set {self._where}.cache to keep what is replied"
                 raise InputError(f"{said}; raise it and run again ({kept})")
-            self._held += most
+            self._held.append(most)
         if self._config.per_minute:
             now = monotonic()
             turn = max(now, self._next)

@@ -24,6 +24,7 @@ from promedical_jax.atomic import replacing
 from promedical_jax.config import Endpoint
 from promedical_jax.corpus.formats import files_of
 from promedical_jax.corpus.pairs import Outcome, criterion_pairs, split
+from promedical_jax.corpus.progress import progress
 from promedical_jax.corpus.recipe import CorpusConfig
 from promedical_jax.corpus.sieve import Dropped
 from promedical_jax.corpus.stages import Draft, Made, Stage, stages
@@ -153,7 +154,7 @@ def table(steps: Sequence[Step]) -> str:
 def _make_anew(step: Step, drafts: list[Draft], config: CorpusConfig) -> list[Draft]:
     """What the stage keeps, once it is in its file. Raises InputError where that is nothing."""
     say = Console(stderr=True).print
-    say(f"{step.stage.name}: {len(drafts):,} questions", soft_wrap=True)
+    say(f"{step.stage.name}: {len(drafts):,} questions" if drafts else f"{step.stage.name}: reading {len(config.sources)} sources", soft_wrap=True)
     kept, dropped = _make(step.stage, drafts, config)
     if not kept:
         reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(one.reason for one in dropped).most_common())
@@ -173,7 +174,8 @@ def _make(stage: Stage, drafts: list[Draft], config: CorpusConfig) -> Made:
     for i, (where, task) in enumerate(stage.whom):
         asks: list[Ask] = stage.asks(drafts, i)
         asker = _asker(where, task, config)
-        replies.append(asker(asks))
+        with progress(f"{where} ({task.model})", asker.spent) as tell:
+            replies.append(asker(asks, tell))
         counts = ", ".join(f"{count:,} {name}" for name, count in sorted(asker.counts.items()) if count)
         Console(stderr=True).print(f"  {where} ({task.model}): {counts}; spent {asker.spent():.4g}", soft_wrap=True)
     return stage.take(drafts, replies)
