@@ -15,8 +15,8 @@ from promedical_jax.review.page import labelling, task_data
 from promedical_jax.review.recipe import ReviewConfig
 from promedical_jax.review.rounds import draw
 from promedical_jax.review.rubrics import last_round, round_folder, seen_before
-from promedical_jax.review.seal import FILE, Asked, Sealed, broken, check_cases, deal, read_key, seal, seal_of, write_key
-from promedical_jax.review.studio import Project, Studio
+from promedical_jax.review.seal import FILE, Asked, Sealed, check_cases, deal, read_key, seal, seal_of, write_key
+from promedical_jax.review.studio import Studio
 from promedical_jax.rubric.case import Case
 from promedical_jax.rubric.files import read_cases
 
@@ -89,7 +89,7 @@ def _write_files(sealed: Sealed, cases: dict[str, Case]) -> None:
 def _fill_projects(studio: Studio, sealed: Sealed, cases: dict[str, Case], again: bool) -> None:
     """Makes the projects that are not there, and adds the tasks that they lack."""
     say = Console(stderr=True, soft_wrap=True).print
-    there = projects_of(studio, sealed)
+    there = studio.projects(sealed)
     if again and all(name in there and there[name].tasks >= len(sealed.key.of(name)) for name in sealed.key.physicians):
         raise InputError(f"{sealed.folder} holds an export, and Label Studio has all of it; read it back with `promedical review import`, or give another out")
     done: list[str] = []
@@ -104,12 +104,3 @@ def _fill_projects(studio: Studio, sealed: Sealed, cases: dict[str, Case], again
             say(f"project {project.id}: {name}, {len(lacking):,} tasks added")
     except InputError as error:
         raise InputError(f"{error} (there are: {', '.join(done) or 'no projects yet'}; the same command goes on)") from None
-
-
-def projects_of(studio: Studio, sealed: Sealed) -> dict[str, Project]:
-    """By physician. Raises InputError where the key was changed after they were made."""
-    found = {project.physician: project for project in studio.projects(sealed.key.review)}
-    for name, project in found.items():
-        if project.seal != sealed.seal:
-            raise InputError(broken(sealed, f"project {project.id} of {name}", project.seal))
-    return found

@@ -10,7 +10,6 @@ from typing import Any, Self
 from pydantic import BaseModel, ValidationError, model_validator
 
 from promedical_jax.errors import InputError
-from promedical_jax.review.export import projects_of
 from promedical_jax.review.recipe import ReviewConfig
 from promedical_jax.review.seal import FILE, Sealed, Task, broken
 from promedical_jax.review.studio import Studio
@@ -96,7 +95,7 @@ def _rows(config: ReviewConfig, keys: Sequence[Sealed]) -> Iterator[tuple[str, _
     if config.studio.url is not None:
         studio = Studio(config.studio)
         for sealed in keys:
-            projects = projects_of(studio, sealed)
+            projects = studio.projects(sealed)
             for name in sealed.key.physicians:
                 if name not in projects:
                     raise InputError(f"Label Studio has no project of this review for {name}; run the export of {sealed.folder} again, which makes it")
