@@ -67,10 +67,10 @@ def correction(page: Page, case: Case) -> Rubric | None:
     changed = {name: _changed(page, said, row, written[name], mean) for row, name in enumerate(page.task.criteria)}
     criteria = [one for name in written if (one := changed[name]) is not None]
     for name, (tier, polarity) in MORE.items():
-        for text in said.pop(name, []):
-            if str(text).strip():
-                criteria.append(Criterion(id=_new_id(criteria, written), text=str(text).strip(), tier=tier, polarity=polarity,
-                                          weight=mean if tier is Tier.PROFICIENCY else None))  # fmt: skip
+        for text in dict.fromkeys(str(text).strip() for text in said.pop(name, [])):  # Enter pressed twice is one criterion
+            if text:
+                weight = mean if tier is Tier.PROFICIENCY else None
+                criteria.append(Criterion(id=_new_id(criteria, written), text=text, tier=tier, polarity=polarity, weight=weight))
     refuse_rest(page, said)
     return Rubric(criteria=tuple(_scaled(page, criteria)))
 
