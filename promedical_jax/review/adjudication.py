@@ -46,11 +46,9 @@ def current(config: ReviewConfig) -> Path:
 
 
 def keys_of(config: ReviewConfig) -> list[Sealed]:
-    """The review's key, and that of its adjudication where there is one. Raises InputError where the recipe is of another kind of review."""
-    keys = [read_key(folder) for folder in (current(config), current(config) / FOLDER) if folder == current(config) or (folder / FILE).exists()]
-    if keys[0].key.what != config.what:
-        raise InputError(f"{keys[0].folder / FILE} is of a review of {keys[0].key.what}, and the recipe says what: {config.what}; give that review's recipe")
-    return keys
+    """The review's key, and that of its adjudication where there is one."""
+    folder = current(config)
+    return [read_key(folder), *([read_key(folder / FOLDER)] if (folder / FOLDER / FILE).exists() else [])]
 
 
 def disputed(pages: Sequence[Page], cases: dict[str, Case], config: ReviewConfig) -> list[Asked]:

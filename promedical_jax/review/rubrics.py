@@ -179,7 +179,7 @@ def close(number: int, drawn: Sequence[str], found: dict[str, dict[str, Rubric]]
     record = Round(number=number, drawn=len(drawn), reviewed=len(found), passed=passed, differ=len(found) - len(final), pass_rate=passed / len(found),
                    at_least=at_least(passed, len(drawn), share), allowed_error=share, mean_distance=sum(one.distance for one in corrections) / len(corrections),
                    edits=dict(sorted(edits.items())))  # fmt: skip
-    golds = {name: _gold(cases[name], rubric, number) for name, rubric in final.items()}
+    golds = {name: _gold(case, final[name], number) for name, case in cases.items() if name in final}
     assert config.pool
     pool = {case.id: case for case in read_pool(config)} | golds
     if pool:

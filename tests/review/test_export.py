@@ -44,7 +44,8 @@ def tasks_of(folder: Path, physician: str) -> list[dict[str, Any]]:
 
 def test_label_studio_gets_nothing_that_tells_who_answered(tmp_path: Path) -> None:
     _, cases = clinic(tmp_path)
-    named = [case.model_copy(update={"answers": tuple(one.model_copy(update={"source": f"model-{n}"}) for n, one in enumerate(case.answers))}) for case in cases]
+    by_models = lambda case: tuple(one.model_copy(update={"source": f"model-{n}"}) for n, one in enumerate(case.answers))  # noqa: E731
+    named = [case.model_copy(update={"answers": by_models(case)}) for case in cases]
     write_cases(tmp_path / "cases.jsonl", named)
     config = recipe(tmp_path)
     export.run(config)
