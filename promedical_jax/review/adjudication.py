@@ -13,7 +13,7 @@ from promedical_jax.review.export import folder_of, send
 from promedical_jax.review.reading import Judged, Page, Preference, judged, read_pages
 from promedical_jax.review.recipe import SETTLED, ReviewConfig
 from promedical_jax.review.rubrics import agreed, gather, last_round, round_folder
-from promedical_jax.review.seal import FILE, Asked, Sealed, check_cases, in_order, read_key
+from promedical_jax.review.seal import FILE, Asked, Sealed, check_cases, check_people, in_order, read_key
 from promedical_jax.rubric.case import Case, Judgement, Verdict
 from promedical_jax.rubric.files import read_cases
 
@@ -48,7 +48,10 @@ def current(config: ReviewConfig) -> Path:
 def keys_of(config: ReviewConfig) -> list[Sealed]:
     """The review's key, and that of its adjudication where there is one."""
     folder = current(config)
-    return [read_key(folder), *([read_key(folder / FOLDER)] if (folder / FOLDER / FILE).exists() else [])]
+    keys = [read_key(folder), *([read_key(folder / FOLDER)] if (folder / FOLDER / FILE).exists() else [])]
+    for sealed in keys:
+        check_people(sealed, config)
+    return keys
 
 
 def disputed(pages: Sequence[Page], cases: dict[str, Case], config: ReviewConfig) -> list[Asked]:

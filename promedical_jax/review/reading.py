@@ -5,9 +5,10 @@ Nothing is invented: what was not submitted, skipped or not answered is no verdi
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Self
 
-from pydantic import BaseModel, ValidationError, model_validator
+from pydantic import AwareDatetime, BaseModel, ValidationError, model_validator
 
 from promedical_jax.errors import InputError
 from promedical_jax.review.recipe import ReviewConfig
@@ -64,7 +65,7 @@ class _Annotation(BaseModel):
     id: int = 0
     result: list[_Result]
     was_cancelled: bool = False
-    updated_at: str = ""
+    updated_at: AwareDatetime = datetime.min.replace(tzinfo=UTC)
 
 
 class _Row(BaseModel):

@@ -115,7 +115,10 @@ def test_a_printed_recipe_reads_back_and_nothing_is_run(runs: list[Any], capsys:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["trian"], "unknown command 'trian'; did you mean 'train'? (quickstart, train, bench, score, ledger, follow, plan, export, import, data, corpus, review)"),
+        (
+            ["trian"],
+            "unknown command 'trian'; did you mean 'train'? (quickstart, train, bench, score, ledger, follow, plan, export, import, data, corpus, review)",
+        ),
         (["train", "ssft"], "unknown command 'ssft'; did you mean 'sft'? (sft, rm, grpo, ppo, dpo)"),
         (["train", "sft"], "keys out, cases, model are missing; give --out, --cases, --model, or a recipe that has them by --config"),
         (["train", "rm", "--optimizer.learnig_rate", "1"], "unknown flag '--optimizer.learnig_rate' of promedical train rm; " + NEAREST),

@@ -16,7 +16,7 @@ from stand_in import LEGACY, PERSONAL, StandIn
 from promedical_jax.cli import main
 from promedical_jax.errors import InputError
 from promedical_jax.recipe import read_recipe
-from promedical_jax.review import export
+from promedical_jax.review import export, readback
 from promedical_jax.review.page import EMPTY, labelling, task_data
 from promedical_jax.review.recipe import ReviewConfig, StudioRecipe
 from promedical_jax.review.seal import FILE, ORDER, deal, read_key
@@ -190,6 +190,14 @@ def test_a_dry_run_says_who_gets_how_much_and_writes_nothing(tmp_path: Path, cap
     assert main(["review", "export", "--config", str(tmp_path / "recipe.yaml")]) == 2
 
 
+def test_another_recipe_does_not_go_on_with_an_export(tmp_path: Path) -> None:
+    clinic(tmp_path)
+    export.run(recipe(tmp_path))
+    for command in (readback.run, lambda config: export.run(config.model_copy(update={"studio": StudioRecipe(url="http://127.0.0.1:9", key="PATH")}))):
+        with pytest.raises(InputError, match=r"out/sealed.json has tasks for 'ben', who is not in the recipe; name its physicians, or give another out"):
+            command(recipe(tmp_path, physicians=("ada", "eve")))
+
+
 # Over HTTP
 
 
@@ -250,6 +258,7 @@ def test_a_key_that_is_refused_is_named_and_not_shown(studio: StandIn, tmp_path:
     with pytest.raises(InputError, match=r"studio.key: http://\S+ does not accept what STUDIO_TOKEN holds \(401\); make a new access token") as error:
         export.run(recipe(tmp_path, studio=at(studio)))
     assert "wrong" not in str(error.value)
+    assert not (tmp_path / "out" / FILE).exists()  # so that the recipe may still be changed
 
 
 @pytest.mark.parametrize(
