@@ -25,7 +25,10 @@ def run(config: ReviewConfig) -> None:
     """Draws the cases, deals them, seals who sees what, and sends it. A second run goes on with what broke off, and refuses what is done."""
     cases = read_cases(config.cases)
     folder = folder_of(config)
-    send(config, folder, cases, [] if (folder / FILE).exists() else planned(config, cases))
+    asked = [] if (folder / FILE).exists() else planned(config, cases)
+    if asked and config.what == "answers" and (alone := sum(len(case.answers) < 2 for case in cases)):
+        Console(stderr=True, soft_wrap=True).print(f"{alone:,} of {len(cases):,} cases have no two answers to compare, and are left out")
+    send(config, folder, cases, asked)
 
 
 def folder_of(config: ReviewConfig) -> Path:

@@ -88,7 +88,7 @@ def _changed(page: Page, said: dict[str, list[Any]], row: int, criterion: Criter
 
 def _text(texts: Sequence[Any], written: str) -> str:
     """Label Studio fills the field with what was written, and on a second submission may send that along with the physician's words."""
-    own = [str(text).strip() for text in texts if str(text).strip() and str(text) != written]
+    own = [str(text).strip() for text in texts if str(text).strip() and str(text).split() != written.split()]  # a browser writes line ends its own way
     return own[-1] if own else written
 
 

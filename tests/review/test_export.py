@@ -292,6 +292,14 @@ def test_something_else_that_runs_there_is_said(studio: StandIn, tmp_path: Path)
 # What cannot be exported
 
 
+def test_cases_with_one_answer_are_left_out_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, [first, *others] = clinic(tmp_path)
+    write_cases(tmp_path / "cases.jsonl", [first.model_copy(update={"answers": first.answers[:1], "verdicts": ()}), *others])
+    export.run(recipe(tmp_path))
+    assert "1 of 12 cases have no two answers to compare, and are left out" in capsys.readouterr().err
+    assert {task.case for task in read_key(tmp_path / "out").key.tasks} == {case.id for case in others}
+
+
 def test_cases_that_cannot_be_reviewed_are_refused(tmp_path: Path) -> None:
     _, cases = clinic(tmp_path)
     write_cases(tmp_path / "cases.jsonl", [case.model_copy(update={"answers": case.answers[:1], "verdicts": ()}) for case in cases])

@@ -46,6 +46,7 @@ def test_what_is_left_alone_stays() -> None:
     assert correction(page(choices("rubric", "passed"), texts("text_0", "Ignored.")), case()) == RUBRIC
     filled_in = [texts(f"text_{row}", one.text) for row, one in enumerate((VETO, DOSE, KIDNEYS, WARM))]
     assert correction(page(choices("rubric", "corrected"), *filled_in), case()) == RUBRIC
+    assert corrected(texts("text_1", f" {DOSE.text}\r\n"))["dose"] == DOSE
     assert correction(page(), case()) is None  # neither right nor wrong
     assert correction(Page(page().task, "", None), case()) is None
 
