@@ -1,4 +1,4 @@
-"""`review adjudicate`: what physicians differ on goes to one who was not among them, and his word settles it; what nobody settles abstains.
+"""`review adjudicate`: what physicians differ on goes to one who was not among them, whose word settles it; what nobody settles abstains.
 
 To differ is to say met and unmet, or to prefer otherwise. Who cannot tell differs from nobody.
 """
@@ -27,16 +27,18 @@ def run(config: ReviewConfig) -> None:
     if config.adjudicator is None:
         raise InputError("nobody is named to adjudicate; give adjudicator, a physician who is not among physicians")
     keys, cases = keys_of(config), read_cases(config.cases)
-    by_id = check_cases(keys[0], cases, config.cases)
     folder = keys[0].folder / FOLDER
-    pages = [page for page in read_pages(config, keys) if page.task.physician != config.adjudicator]
+    if (folder / FILE).exists():
+        send(config, folder, cases, [])
+        return
+    by_id = check_cases(keys[0], cases, config.cases)
+    pages = read_pages(config, keys)
     if waiting := sum(page.said is None and not page.skipped for page in pages):
         raise InputError(f"{waiting:,} tasks of {keys[0].folder} are open yet, and what is sent to adjudicate is sent once; let them be submitted or skipped")
-    asked = [] if (folder / FILE).exists() else disputed(pages, by_id, config)
-    if not asked and not (folder / FILE).exists():
+    if asked := disputed(pages, by_id, config):
+        send(config, folder, cases, asked)
+    else:
         print("the physicians differ on nothing; there is nothing to adjudicate")
-        return
-    send(config, folder, cases, asked)
 
 
 def current(config: ReviewConfig) -> Path:

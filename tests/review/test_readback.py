@@ -172,6 +172,10 @@ def test_only_what_they_differ_on_is_adjudicated_and_that_settles_it(studio: Sta
     open_cells = [one for case in read_cases(config.out / readback.SETTLED_CASES) for one in case.verdicts if one.verdict is Verdict.ABSTAIN]
     assert len(open_cells) == (4 if level else 0) and len(preferences(config, readback.SETTLED_PREFERENCES)) == (11 if level else 12)
 
+    studio.refuse = lambda method, path: (500, "no") if (method, path) == ("POST", "/api/projects") else None
+    with pytest.raises(InputError, match="the same command goes on"):
+        adjudication.run(config)
+    studio.refuse = lambda method, path: None
     adjudication.run(config)
     key = read_key(config.out / adjudication.FOLDER).key
     assert {(task.case, criterion) for task in key.tasks for criterion in task.criteria} == disputed
