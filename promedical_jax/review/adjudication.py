@@ -1,4 +1,4 @@
-"""`review adjudicate`: what physicians differ on goes to one who was not among them, and his word settles it; what nobody settles abstains.
+"""`review adjudicate`: what physicians differ on goes to one who was not among them, whose word settles it; what nobody settles abstains.
 
 To differ is to say met and unmet, or to prefer otherwise. Who cannot tell differs from nobody.
 """
@@ -13,7 +13,7 @@ from promedical_jax.review.export import folder_of, send
 from promedical_jax.review.reading import Judged, Page, Preference, judged, read_pages
 from promedical_jax.review.recipe import SETTLED, ReviewConfig
 from promedical_jax.review.rubrics import agreed, gather, last_round, round_folder
-from promedical_jax.review.seal import FILE, Asked, Sealed, check_cases, in_order, read_key
+from promedical_jax.review.seal import FILE, Asked, Sealed, check_cases, check_people, in_order, read_key
 from promedical_jax.rubric.case import Case, Judgement, Verdict
 from promedical_jax.rubric.files import read_cases
 
@@ -27,16 +27,18 @@ def run(config: ReviewConfig) -> None:
     if config.adjudicator is None:
         raise InputError("nobody is named to adjudicate; give adjudicator, a physician who is not among physicians")
     keys, cases = keys_of(config), read_cases(config.cases)
-    by_id = check_cases(keys[0], cases, config.cases)
     folder = keys[0].folder / FOLDER
-    pages = [page for page in read_pages(config, keys) if page.task.physician != config.adjudicator]
+    if (folder / FILE).exists():
+        send(config, folder, cases, [])
+        return
+    by_id = check_cases(keys[0], cases, config.cases)
+    pages = read_pages(config, keys)
     if waiting := sum(page.said is None and not page.skipped for page in pages):
         raise InputError(f"{waiting:,} tasks of {keys[0].folder} are open yet, and what is sent to adjudicate is sent once; let them be submitted or skipped")
-    asked = [] if (folder / FILE).exists() else disputed(pages, by_id, config)
-    if not asked and not (folder / FILE).exists():
+    if asked := disputed(pages, by_id, config):
+        send(config, folder, cases, asked)
+    else:
         print("the physicians differ on nothing; there is nothing to adjudicate")
-        return
-    send(config, folder, cases, asked)
 
 
 def current(config: ReviewConfig) -> Path:
@@ -46,10 +48,11 @@ def current(config: ReviewConfig) -> Path:
 
 
 def keys_of(config: ReviewConfig) -> list[Sealed]:
-    """The review's key, and that of its adjudication where there is one. Raises InputError where the recipe is of another kind of review."""
-    keys = [read_key(folder) for folder in (current(config), current(config) / FOLDER) if folder == current(config) or (folder / FILE).exists()]
-    if keys[0].key.what != config.what:
-        raise InputError(f"{keys[0].folder / FILE} is of a review of {keys[0].key.what}, and the recipe says what: {config.what}; give that review's recipe")
+    """The review's key, and that of its adjudication where there is one."""
+    folder = current(config)
+    keys = [read_key(folder), *([read_key(folder / FOLDER)] if (folder / FOLDER / FILE).exists() else [])]
+    for sealed in keys:
+        check_people(sealed, config)
     return keys
 
 

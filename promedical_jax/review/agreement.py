@@ -182,18 +182,19 @@ def _interval(estimate: Estimate, resampled: np.ndarray) -> dict[str, float] | N
 
 
 def _show(found: dict[str, Any]) -> None:
-    right = [Column(name, justify="right") for name in ("units", "abstained", "Cohen's kappa", "Krippendorff's alpha", "Gwet's AC2")]
+    right = [Column(name, justify="right") for name in ("units", "abstained", "kappa", "alpha", "AC2")]
     table = Table("verdicts", *right, box=box.SIMPLE_HEAD, pad_edge=False)
     for name, entry in (found["verdicts"] | {"preferences": found["preferences"]}).items():
         table.add_row(name, f"{entry['units']:,}", f"{entry['abstained']:,}", *(_text(entry[key]) for key in ("kappa", "alpha", "ac2")))
-    right = [Column(name, justify="right") for name in ("kappa with others", "as most others", "kappa, preferences", "as most, preferences")]
+    right = [Column(name, justify="right") for name in ("kappa", "as most", "kappa, preferences", "as most, preferences")]
     each = Table("physician", *right, box=box.SIMPLE_HEAD, pad_edge=False)
     for name, entry in found["physicians"].items():
         each.add_row(name, *(_text(entry[kind][key]) for kind in ("verdicts", "preferences") for key in ("kappa", "as_most")))
     console = Console()
     console.print(table)
     console.print(each)
-    print("in brackets: 95 % intervals over cases")
+    print("kappa: Cohen's, the mean over pairs of physicians, or over those with one of them; alpha: Krippendorff's; AC2: Gwet's")
+    print("as most: share of what a physician said that most of the others say, too; in brackets: 95 % intervals over cases")
 
 
 def _text(figure: dict[str, float] | None) -> str:

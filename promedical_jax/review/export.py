@@ -15,7 +15,7 @@ from promedical_jax.review.page import labelling, task_data
 from promedical_jax.review.recipe import ReviewConfig
 from promedical_jax.review.rounds import draw
 from promedical_jax.review.rubrics import last_round, round_folder, seen_before
-from promedical_jax.review.seal import FILE, Asked, Sealed, broken, check_cases, deal, read_key, seal, seal_of, write_key
+from promedical_jax.review.seal import FILE, Asked, Sealed, check_cases, check_people, deal, read_key, seal, seal_of, write_key
 from promedical_jax.review.studio import Project, Studio
 from promedical_jax.rubric.case import Case
 from promedical_jax.rubric.files import read_cases
@@ -25,7 +25,10 @@ def run(config: ReviewConfig) -> None:
     """Draws the cases, deals them, seals who sees what, and sends it. A second run goes on with what broke off, and refuses what is done."""
     cases = read_cases(config.cases)
     folder = folder_of(config)
-    send(config, folder, cases, [] if (folder / FILE).exists() else planned(config, cases))
+    asked = [] if (folder / FILE).exists() else planned(config, cases)
+    if asked and config.what == "answers" and (alone := sum(len(case.answers) < 2 for case in cases)):
+        Console(stderr=True, soft_wrap=True).print(f"{alone:,} of {len(cases):,} cases have no two answers to compare, and are left out")
+    send(config, folder, cases, asked)
 
 
 def folder_of(config: ReviewConfig) -> Path:
@@ -60,15 +63,20 @@ def send(config: ReviewConfig, folder: Path, cases: Sequence[Case], asked: Seque
     if exists and config.studio.url is None:
         raise InputError(f"{folder} holds an export already; read it back with `promedical review import`, or give another out")
     sealed = read_key(folder) if exists else _sealed(config, folder, asked)
+    check_people(sealed, config)
     by_id = check_cases(sealed, cases, config.cases)
     if config.studio.url is None:
         _write_files(sealed, by_id)
         write_key(folder, sealed.key)
         say(f"wrote {folder}: for each physician a NAME.config.xml and a NAME.tasks.json, and the key {FILE}, which stays with you")
     else:
+        studio = Studio(config.studio)
+        there = studio.projects(sealed)  # before the key is written: where nobody replies, there is no export to go on with
+        if exists and all(name in there and there[name].tasks >= len(sealed.key.of(name)) for name in sealed.key.physicians):
+            raise InputError(f"{folder} holds an export, and Label Studio has all of it; read it back with `promedical review import`, or give another out")
         if not exists:
             write_key(folder, sealed.key)
-        _fill_projects(Studio(config.studio), sealed, by_id, exists)
+        _fill_projects(studio, there, sealed, by_id)
     for name in sealed.key.physicians:
         print(f"{name}: {len(sealed.key.of(name)):,} tasks")
 
@@ -86,12 +94,9 @@ def _write_files(sealed: Sealed, cases: dict[str, Case]) -> None:
                 file.write_text(text, encoding="utf-8", newline="\n")
 
 
-def _fill_projects(studio: Studio, sealed: Sealed, cases: dict[str, Case], again: bool) -> None:
+def _fill_projects(studio: Studio, there: dict[str, Project], sealed: Sealed, cases: dict[str, Case]) -> None:
     """Makes the projects that are not there, and adds the tasks that they lack."""
     say = Console(stderr=True, soft_wrap=True).print
-    there = projects_of(studio, sealed)
-    if again and all(name in there and there[name].tasks >= len(sealed.key.of(name)) for name in sealed.key.physicians):
-        raise InputError(f"{sealed.folder} holds an export, and Label Studio has all of it; read it back with `promedical review import`, or give another out")
     done: list[str] = []
     try:
         for name in sealed.key.physicians:
@@ -104,12 +109,3 @@ def _fill_projects(studio: Studio, sealed: Sealed, cases: dict[str, Case], again
             say(f"project {project.id}: {name}, {len(lacking):,} tasks added")
     except InputError as error:
         raise InputError(f"{error} (there are: {', '.join(done) or 'no projects yet'}; the same command goes on)") from None
-
-
-def projects_of(studio: Studio, sealed: Sealed) -> dict[str, Project]:
-    """By physician. Raises InputError where the key was changed after they were made."""
-    found = {project.physician: project for project in studio.projects(sealed.key.review)}
-    for name, project in found.items():
-        if project.seal != sealed.seal:
-            raise InputError(broken(sealed, f"project {project.id} of {name}", project.seal))
-    return found

@@ -40,8 +40,8 @@ def run(config: ReviewConfig) -> None:
 
 def _answers(pages: Sequence[Page], cases: dict[str, Case], config: ReviewConfig) -> None:
     made = judged(pages)
-    names = {page.task.case for page in pages}
-    drawn = [case for name, case in cases.items() if name in names]
+    reviewed_ones = {page.task.case for page in pages}
+    drawn = [case for name, case in cases.items() if name in reviewed_ones]
     reviewed = [case.model_copy(update={"verdicts": (*case.verdicts, *made.verdicts.get(case.id, ()))}) for case in drawn]
     settled, open_cells = zip(*(settle(case, made.verdicts.get(case.id, ()), config.adjudicator) for case in drawn), strict=True)
     preferences = settle_preferences(made, config.adjudicator)
@@ -49,11 +49,10 @@ def _answers(pages: Sequence[Page], cases: dict[str, Case], config: ReviewConfig
     write_cases(config.out / SETTLED_CASES, settled)
     _write(config.out / PREFERENCES, made.preferences)
     _write(config.out / SETTLED_PREFERENCES, preferences)
-    _table(pages, ["met", "unmet", "cannot tell", "preferences"], {
-        name: [*(sum(j.verdict is verdict for said in made.verdicts.values() for j in said if j.rater == name) for verdict in Verdict),
-               sum(one.physician == name for one in made.preferences)]
-        for name in dict.fromkeys(page.task.physician for page in pages)
-    })  # fmt: skip
+    said = Counter((one.rater, one.verdict) for each in made.verdicts.values() for one in each)
+    preferred = Counter(one.physician for one in made.preferences)
+    names = {page.task.physician for page in pages}
+    _table(pages, ["met", "unmet", "cannot tell", "preferences"], {name: [*(said[name, one] for one in Verdict), preferred[name]] for name in names})
     print(f"on submitted pages {made.unanswered:,} criteria or preferences were left empty; they are no verdicts")
     wanting = len({one.case for one in made.preferences}) - len(preferences)
     print(f"of the settled verdicts {sum(open_cells):,} abstain, and {wanting:,} preferences are left out: the physicians are level there, or could not tell")

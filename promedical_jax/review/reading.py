@@ -5,12 +5,12 @@ Nothing is invented: what was not submitted, skipped or not answered is no verdi
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Self
 
-from pydantic import BaseModel, ValidationError, model_validator
+from pydantic import AwareDatetime, BaseModel, ValidationError, model_validator
 
 from promedical_jax.errors import InputError
-from promedical_jax.review.export import projects_of
 from promedical_jax.review.recipe import ReviewConfig
 from promedical_jax.review.seal import FILE, Sealed, Task, broken
 from promedical_jax.review.studio import Studio
@@ -65,7 +65,7 @@ class _Annotation(BaseModel):
     id: int = 0
     result: list[_Result]
     was_cancelled: bool = False
-    updated_at: str = ""
+    updated_at: AwareDatetime = datetime.min.replace(tzinfo=UTC)
 
 
 class _Row(BaseModel):
@@ -96,7 +96,7 @@ def _rows(config: ReviewConfig, keys: Sequence[Sealed]) -> Iterator[tuple[str, _
     if config.studio.url is not None:
         studio = Studio(config.studio)
         for sealed in keys:
-            projects = projects_of(studio, sealed)
+            projects = studio.projects(sealed)
             for name in sealed.key.physicians:
                 if name not in projects:
                     raise InputError(f"Label Studio has no project of this review for {name}; run the export of {sealed.folder} again, which makes it")

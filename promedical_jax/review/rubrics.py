@@ -67,10 +67,10 @@ def correction(page: Page, case: Case) -> Rubric | None:
     changed = {name: _changed(page, said, row, written[name], mean) for row, name in enumerate(page.task.criteria)}
     criteria = [one for name in written if (one := changed[name]) is not None]
     for name, (tier, polarity) in MORE.items():
-        for text in said.pop(name, []):
-            if str(text).strip():
-                criteria.append(Criterion(id=_new_id(criteria, written), text=str(text).strip(), tier=tier, polarity=polarity,
-                                          weight=mean if tier is Tier.PROFICIENCY else None))  # fmt: skip
+        for text in dict.fromkeys(str(text).strip() for text in said.pop(name, [])):  # Enter pressed twice is one criterion
+            if text:
+                weight = mean if tier is Tier.PROFICIENCY else None
+                criteria.append(Criterion(id=_new_id(criteria, written), text=text, tier=tier, polarity=polarity, weight=weight))
     refuse_rest(page, said)
     return Rubric(criteria=tuple(_scaled(page, criteria)))
 
@@ -88,7 +88,7 @@ def _changed(page: Page, said: dict[str, list[Any]], row: int, criterion: Criter
 
 def _text(texts: Sequence[Any], written: str) -> str:
     """Label Studio fills the field with what was written, and on a second submission may send that along with the physician's words."""
-    own = [str(text).strip() for text in texts if str(text).strip() and str(text) != written]
+    own = [str(text).strip() for text in texts if str(text).strip() and str(text).split() != written.split()]  # a browser writes line ends its own way
     return own[-1] if own else written
 
 
@@ -179,7 +179,7 @@ def close(number: int, drawn: Sequence[str], found: dict[str, dict[str, Rubric]]
     record = Round(number=number, drawn=len(drawn), reviewed=len(found), passed=passed, differ=len(found) - len(final), pass_rate=passed / len(found),
                    at_least=at_least(passed, len(drawn), share), allowed_error=share, mean_distance=sum(one.distance for one in corrections) / len(corrections),
                    edits=dict(sorted(edits.items())))  # fmt: skip
-    golds = {name: _gold(cases[name], rubric, number) for name, rubric in final.items()}
+    golds = {name: _gold(case, final[name], number) for name, case in cases.items() if name in final}
     assert config.pool
     pool = {case.id: case for case in read_pool(config)} | golds
     if pool:

@@ -148,6 +148,12 @@ def check_cases(sealed: Sealed, cases: Sequence[Case], file: Path) -> dict[str, 
     return by_id
 
 
+def check_people(sealed: Sealed, config: ReviewConfig) -> None:
+    """Raises InputError where the key has somebody whom the recipe does not name: a recipe that was changed goes on with no other's export."""
+    if unknown := set(sealed.key.physicians) - {*config.physicians, config.adjudicator}:
+        raise InputError(f"{sealed.folder / FILE} has tasks for {min(unknown)!r}, who is not in the recipe; name its physicians, or give another out")
+
+
 def broken(sealed: Sealed, place: str, seal: str) -> str:
     """What to say where a place has another seal than the key."""
     file, seals = sealed.folder / FILE, f"was sealed with {seal[:12]}..., and the file has {sealed.seal[:12]}..."

@@ -15,7 +15,7 @@ import httpx2
 from promedical_jax.errors import InputError
 from promedical_jax.review.page import INSTRUCTIONS, labelling
 from promedical_jax.review.recipe import StudioRecipe, What
-from promedical_jax.review.seal import Sealed
+from promedical_jax.review.seal import Sealed, broken
 
 TIMEOUT = 300.0  # seconds; an export of a large project takes a while
 PAGE = 100  # projects in one reply
@@ -25,12 +25,9 @@ MARK = re.compile(r"Review (\w+) of (.+), seal (\w+)")
 
 @dataclass(frozen=True)
 class Project:
-    """A project of some review, as its description marks it: a title may be changed by who works with it. `tasks`: how many it has."""
+    """A project of a review: it is known by its description, for a title may be changed by who works with it. `tasks`: how many it has."""
 
     id: int
-    physician: str
-    review: str
-    seal: str
     tasks: int
 
 
@@ -53,15 +50,17 @@ class Studio:
         self._recipe, self._token, self._access = recipe, token, ""
         self._client = httpx2.Client(base_url=recipe.url.rstrip("/"), timeout=TIMEOUT)
 
-    def projects(self, review: str) -> list[Project]:
-        """Those of one review."""
-        found, page = [], 1
+    def projects(self, sealed: Sealed) -> dict[str, Project]:
+        """Those of a review, by physician. Raises InputError where the key was changed after they were made."""
+        found, page = dict[str, Project](), 1
         while True:
             reply = self._json("GET", "/api/projects", params={"page": page, "page_size": PAGE})
             for one in _rows(reply, "results", self._recipe):
                 marked = MARK.search(one.get("description") or "")
-                if marked and marked[1] == review:
-                    found.append(Project(one["id"], marked[2], marked[1], marked[3], one.get("task_number") or 0))
+                if marked and marked[1] == sealed.key.review:
+                    if marked[3] != sealed.seal:
+                        raise InputError(broken(sealed, f"project {one['id']} of {marked[2]}", marked[3]))
+                    found[marked[2]] = Project(one["id"], one.get("task_number") or 0)
             if not reply.get("next"):
                 return found
             page += 1
@@ -79,7 +78,7 @@ class Studio:
             "sampling": "Sequential sampling",
         }
         made = self._json("POST", "/api/projects", json=settings)
-        return Project(made["id"], physician, sealed.key.review, sealed.seal, 0)
+        return Project(made["id"], 0)
 
     def add(self, project: Project, tasks: Sequence[dict[str, Any]]) -> None:
         self._json("POST", f"/api/projects/{project.id}/import", json=list(tasks))

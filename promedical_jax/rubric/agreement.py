@@ -28,8 +28,8 @@ def closeness(categories: int, distance: Distance = "nominal") -> np.ndarray:
 class Coefficient:
     """1 where all agree, 0 where as many do as by chance, NaN where chance alone would make all agree or no unit has two ratings.
 
-    parts(ratings [u, r], weights [q, q]) -> [u, ...], and of(their sums over units, weights) -> a coefficient for each sum that leading axes hold, such as those
-    of many resamples. Ratings are 0 to q - 1, or NONE.
+    parts(ratings [u, r], weights [q, q]) -> [u, ...], and of(their sums over units, weights) -> a coefficient for each sum that leading axes hold, such as
+    those of many resamples. Ratings are 0 to q - 1, or NONE.
     """
 
     parts: Callable[[np.ndarray, np.ndarray], np.ndarray]

@@ -18,6 +18,7 @@ from promedical_jax.config import DpoConfig, GrpoConfig, PpoConfig, QuickstartCo
 from promedical_jax.corpus.recipe import CorpusConfig
 from promedical_jax.errors import InputError
 from promedical_jax.recipe import dump, keys, read_recipe
+from promedical_jax.review.recipe import ReviewConfig
 
 STAGES: dict[str, type[Stage]] = {"sft": SftConfig, "rm": RmConfig, "grpo": GrpoConfig}
 SCHEMAS: dict[str, type[Stage]] = STAGES | {"dpo": DpoConfig, "ppo": PpoConfig}
@@ -114,7 +115,10 @@ def test_a_printed_recipe_reads_back_and_nothing_is_run(runs: list[Any], capsys:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["trian"], "unknown command 'trian'; did you mean 'train'? (quickstart, train, bench, score, ledger, follow, plan, export, import, data, corpus)"),
+        (
+            ["trian"],
+            "unknown command 'trian'; did you mean 'train'? (quickstart, train, bench, score, ledger, follow, plan, export, import, data, corpus, review)",
+        ),
         (["train", "ssft"], "unknown command 'ssft'; did you mean 'sft'? (sft, rm, grpo, ppo, dpo)"),
         (["train", "sft"], "keys out, cases, model are missing; give --out, --cases, --model, or a recipe that has them by --config"),
         (["train", "rm", "--optimizer.learnig_rate", "1"], "unknown flag '--optimizer.learnig_rate' of promedical train rm; " + NEAREST),
@@ -194,8 +198,9 @@ def test_the_installed_command_is_this_one() -> None:
 
 @pytest.mark.parametrize("file", sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml")), ids=lambda file: f"{file.parent.name}-{file.name}")
 def test_the_recipes_of_the_repository_are_sound(file: Path) -> None:
-    """By the stage that their name starts with, or of the corpus, with what they leave to the user given."""
-    [schema] = [CorpusConfig] if file.parent.name == "corpus" else [SCHEMAS[stage] for stage in SCHEMAS if file.name.startswith(stage)]
+    """By their folder, or by the stage that their name starts with, with what they leave to the user given."""
+    by_folder = {"corpus": CorpusConfig, "review": ReviewConfig}
+    schema = by_folder.get(file.parent.name) or next(SCHEMAS[stage] for stage in SCHEMAS if file.name.startswith(stage))
     given = yaml.safe_load(file.read_text()) or {}
     config = read_recipe(schema, file, {key.name: "here" for key in keys(schema) if key.default is None and key.name not in given})
     assert dump(config)

@@ -48,6 +48,7 @@ SMALL = {
     "promedical train rm --config configs/kqa": "--steps 1 --batch 2",
     "promedical train sft --cases runs/clinic": "--steps 2",
     "promedical corpus": "",
+    "promedical review": "",
     "promedical export": "",
     "promedical import": "",
     "promedical plan": "",
@@ -185,7 +186,7 @@ def test_every_command_and_flag_is_known(line: str, monkeypatch: pytest.MonkeyPa
         needed = [word for pair in zip(needed[::2], needed[1::2], strict=True) if pair[0] != "--reward_model" or command[1] in ("grpo", "ppo") for word in pair]
         assert main([*given, *needed, "--print-config"]) == 0, capsys.readouterr().err
     else:
-        assert main([*command[:2], "--help"][-3:] if command[0] in ("data", "corpus") else [command[0], "--help"]) == 0
+        assert main([*command[:2], "--help"][-3:] if command[0] in ("data", "corpus", "review") else [command[0], "--help"]) == 0
         helped = capsys.readouterr().out
         assert [word for word in arguments if word.startswith("--") and word.split("=")[0] not in helped] == []
 
@@ -298,6 +299,27 @@ def test_questions_become_a_corpus(benchmark: Shop) -> None:
     assert "near copy" in sifted.stdout and "waits for difficulty.url" in sifted.stdout and "questions" in sifted.stderr
     assert why.stdout.startswith("questions: ") and "sieve: kept" in why.stdout
     assert "difficulty, difficulty (Qwen/Qwen3-8B):" in cost.stdout and "spent so far 0" in cost.stdout
+
+
+def test_physicians_review_answers(real: Shop) -> None:
+    """Ada says yes to everything, and Ben the same but for the first criterion of answer A; both prefer A."""
+    imported, sent, back, agreed, adjudicated, rubrics = real.lines("Review by physicians")
+    assert "wrote runs/kqa/cases.jsonl" in real.run(imported).stdout
+    assert re.findall(r"(\w+): (\d+) tasks", real.run(sent).stdout) == [("ada", "30"), ("ben", "30")]  # as many as have two answers
+    folder, exports = real.folder / "runs" / "review" / "answers", real.folder / "runs" / "review" / "exports"
+    assert {path.name for path in folder.iterdir()} == {"sealed.json", *(f"{name}.{kind}" for name in ("ada", "ben") for kind in ("config.xml", "tasks.json"))}
+    exports.mkdir()
+    for name in ("ada", "ben"):
+        rows = json.loads((folder / f"{name}.tasks.json").read_text())
+        for row in rows:
+            said = {f"{letter}_{n}": "met" for n in range(len(row["data"]["criteria"])) for letter in "ab"} | {"better_0": "a"}
+            said |= {"a_0": "unmet"} if name == "ben" else {}
+            row["annotations"] = [{"id": 1, "result": [{"from_name": field, "value": {"choices": [value]}} for field, value in said.items()]}]
+        (exports / f"{name}.json").write_text(json.dumps(rows))
+    assert "wrote runs/review/answers/settled.jsonl" in real.run(back).stdout
+    assert "preferences" in real.run(agreed).stdout and json.loads((folder / "agreement.json").read_text())["verdicts"]["safety"]["units"] == 60
+    assert "cleo: 30 tasks" in real.run(adjudicated).stdout and (folder / "adjudication" / "cleo.tasks.json").exists()
+    assert "ben: 101 tasks" in real.run(rubrics).stdout
 
 
 @pytest.mark.slow

@@ -51,8 +51,8 @@ def test_each_case_is_as_likely_to_be_drawn_as_another() -> None:
         ((DOSE, KIDNEYS, VETO, VETO.model_copy(update={"id": "new"})), {"added": 1}),
         ((DOSE, KIDNEYS.model_copy(update={"text": "Asks about kidneys and liver."}), VETO), {"reworded": 1}),
         ((DOSE.model_copy(update={"weight": 0.4}), KIDNEYS.model_copy(update={"weight": 0.6}), VETO), {"weight": 2}),
-        ((DOSE.model_copy(update={"weight": 1.0}), KIDNEYS.model_copy(update={"weight": None, "tier": Tier.EXCELLENCE}), VETO), {"tier": 1}),  # what DOSE gains is nobody's edit
-        ((DOSE.model_copy(update={"weight": 1.0}), VETO), {"removed": 1}),
+        ((DOSE.model_copy(update={"weight": 1.0}), KIDNEYS.model_copy(update={"weight": None, "tier": Tier.EXCELLENCE}), VETO), {"tier": 1}),
+        ((DOSE.model_copy(update={"weight": 1.0}), VETO), {"removed": 1}),  # what DOSE gains is nobody's edit
         ((DOSE, KIDNEYS, VETO.model_copy(update={"polarity": Polarity.REQUIRED, "text": "Warns of aspirin."})), {"polarity": 1, "reworded": 1}),
     ],
 )
