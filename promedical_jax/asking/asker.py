@@ -31,6 +31,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds; each pause is twice the one b
 AGAIN = {408, 409, 425, 429}  # and all from 500 on
 OF_THE_QUESTION = {400, 413, 422}  # too long, or not to its taste, once others were replied to; before that, the recipe's fault
 NO_TEXT = (ValueError, LookupError, TypeError, RecursionError, OverflowError)  # what reading somebody's reply may raise
+SECRET = 16  # letters; a shorter key, such as EMPTY, is a word that stands in replies by itself
 LETTERS_A_TOKEN = 4  # where an endpoint does not say what a reply cost
 MILLION = 1_000_000
 OPENINGS = 50  # tries to open a cache that others open too
@@ -70,7 +71,8 @@ class Asker:
             raise InputError(f"{where}.url: {config.url!r} is no address; write it as http://localhost:8000/v1")
         self._patience, self._silent, self._sound = patience, 0, False
         self._config, self._where, self._transport, self._pause = config, where, transport, pause
-        self._headers = {}
+        self._headers, self._key_forms = dict[str, str](), tuple[str, ...]()
+        self._trusting = not re.fullmatch(r"localhost|127\..*|::1", url.host)  # what is for this machine goes through no proxy
         if config.key:
             if not os.environ.get(config.key):
                 raise InputError(f"{where}.key: the environment has no {config.key}; set it to the endpoint's key, or leave {where}.key out")
@@ -78,6 +80,7 @@ class Asker:
             if not key.isascii() or not key.isprintable() or " " in key:
                 raise InputError(f"{where}.key: what {config.key} holds is no key; set it to the endpoint's key alone")
             self._headers = {"Authorization": f"Bearer {key}"}
+            self._key_forms = (key, json.dumps(key)[1:-1], key.replace("/", r"\/"))  # as JSON may write it, too
         self._store = _open(config.cache, f"{where}.cache")
         self._next = 0.0  # when the next request may go out
         self._held = 0.0  # what requests that are under way may cost
@@ -110,7 +113,8 @@ class Asker:
         new = {key: ask for key, ask in zip(keys, asks, strict=True) if known[key] is None}
         self.counts["cached"] += sum(key not in new for key in keys)
         gate, limits = asyncio.Semaphore(self._config.concurrency), httpx2.Limits(max_connections=self._config.concurrency)
-        async with httpx2.AsyncClient(transport=self._transport, headers=self._headers, timeout=self._config.timeout, limits=limits) as client:
+        async with httpx2.AsyncClient(transport=self._transport, headers=self._headers, timeout=self._config.timeout, limits=limits,
+                                       trust_env=self._trusting) as client:  # fmt: skip
 
             async def one(key: str, ask: Ask) -> None:
                 async with gate:
@@ -145,7 +149,7 @@ class Asker:
             else:
                 answered = reply.status_code < 500
                 if reply.status_code < 300:
-                    content = _content(reply)
+                    content = self._masked(_content(reply), SECRET)
                     cost = _usage(reply) or (_tokens(messages), len(content) // LETTERS_A_TOKEN)
                     try:
                         read = ask.form.model_validate_json(content)
@@ -164,7 +168,7 @@ class Asker:
                     self.counts[f"status {reply.status_code}"] += 1
                     return None
                 else:
-                    said = reply.text.replace(self._headers.get("Authorization", "Bearer \0")[7:], "***")[:200]
+                    said = self._masked(reply.text)[:200]
                     place = f"{self._where}.url: {self._config.url}"
                     raise InputError(f"{place} answers {reply.status_code}: {said!r}; check url, model and key of {self._where}")
             finally:
@@ -201,6 +205,12 @@ class Asker:
             if turn > now:
                 await self._pause(turn - now)
         return most
+
+    def _masked(self, text: str, least: int = 1) -> str:
+        """Without the key, which some endpoints say back; a key of fewer than `least` letters is left."""
+        for form in self._key_forms:
+            text = text.replace(form, "***") if len(form) >= least else text
+        return text
 
     def _body(self, messages: Messages, form: type[BaseModel]) -> dict[str, Any]:
         schema = {"type": "json_schema", "json_schema": {"name": form.__name__.lower(), "strict": True, "schema": _schema(form)}}

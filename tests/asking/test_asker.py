@@ -29,7 +29,7 @@ def asks(count: int) -> list[Ask]:
 
 
 def asker(server: Server, **keys: Any) -> Asker:
-    return Asker(Endpoint(url=server.url, model="m", **{"timeout": 5.0, "retries": 2} | keys), "corpus.grader", pause=at_once)
+    return Asker(Endpoint(**{"url": server.url, "model": "m", "timeout": 5.0, "retries": 2} | keys), "corpus.grader", pause=at_once)
 
 
 def graded(_: int, body: dict[str, Any]) -> tuple[int, str, dict[str, str]]:
@@ -191,3 +191,21 @@ def test_a_key_is_not_said_in_part_either(server: Server, monkeypatch: pytest.Mo
     with pytest.raises(InputError) as error:
         asker(server, key="GRADER_KEY")(asks(1))
     assert "SSS" not in str(error.value)
+
+
+def test_a_secret_that_is_said_back_is_masked_and_a_word_that_serves_as_key_is_not(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Told(BaseModel):
+        text: str
+
+    ask = [Ask([{"role": "user", "content": "Say something."}], Told)]
+    for key, said in (("EMPTY", "The stomach is EMPTY."), ("sk-0123456789abcdef", "The stomach is ***.")):
+        monkeypatch.setenv("GRADER_KEY", key)
+        server.reply = says(json.dumps({"text": f"The stomach is {key}."}))
+        assert asker(server, key="GRADER_KEY")(ask) == [Told(text=said)]
+
+
+def test_what_is_for_this_machine_goes_through_no_proxy(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    server.reply = graded
+    assert asker(server)(asks(1)) == [Grade(grade=0)]
+    assert asker(server, url=server.url.replace("127.0.0.1", "localhost"))(asks(1)) == [Grade(grade=0)]
