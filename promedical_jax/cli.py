@@ -20,6 +20,7 @@ app = App(
 )
 train = App(name="train", help="Train a stage; each key of its YAML recipe is also a flag.", sort_key=2)
 data = App(name="data", help="Make files of cases.", sort_key=5)
+review = App(name="review", help="Have physicians review answers or rubrics, double blind, with Label Studio.", sort_key=5.7)
 corpus = App(name="corpus", help="From public questions to judged cases with rubrics, stage by stage.", sort_key=5.5)
 
 app.command(f"{COMMANDS}:quickstart", name="quickstart", help="Run the whole path on the simulated clinic, on any machine, and write a report.", sort_key=1)
@@ -33,6 +34,7 @@ app.command(f"{COMMANDS}:export", name="export", help="Write a checkpoint as a m
 app.command(f"{COMMANDS}:import_model", name="import", help="Make a checkpoint of a model folder, or of a model on the hub.", sort_key=7)
 app.command(data)
 app.command(corpus)
+app.command(review)
 train.command(f"{COMMANDS}:sft", name="sft", help="Supervised start: imitate the answers of the cases.", sort_key=1)
 train.command(f"{COMMANDS}:rm", name="rm", help="Reward model: learn the verdict on each criterion.", sort_key=2)
 train.command(f"{COMMANDS}:grpo", name="grpo", help="GRPO: improve the policy against the reward model.", sort_key=3)
@@ -45,6 +47,11 @@ corpus.command(f"{COMMANDS}:corpus_run", name="run", help="Make every stage that
 corpus.command(f"{COMMANDS}:corpus_status", name="status", help="Say what each stage kept, and took out for which reason.", sort_key=2)
 corpus.command(f"{COMMANDS}:corpus_cost", name="cost", help="Say how many questions the next stage would ask, and about what they cost.", sort_key=3)
 corpus.command(f"{COMMANDS}:corpus_inspect", name="inspect", help="Say why a question is in the corpus or not, and who decided what.", sort_key=4)
+
+review.command(f"{COMMANDS}:review_export", name="export", help="Send cases to the physicians, sealed: as projects, or as files.", sort_key=1)
+review.command(f"{COMMANDS}:review_import", name="import", help="Read back what they said: verdicts and preferences, or corrected rubrics.", sort_key=2)
+review.command(f"{COMMANDS}:review_agreement", name="agreement", help="Say how far the physicians agree beyond chance.", sort_key=3)
+review.command(f"{COMMANDS}:review_adjudicate", name="adjudicate", help="Send what they differ on to one more physician.", sort_key=4)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -30,6 +30,7 @@ from promedical_jax.config import (
 from promedical_jax.corpus.recipe import CorpusConfig
 from promedical_jax.errors import InputError
 from promedical_jax.recipe import Key, dump, keys, read_recipe
+from promedical_jax.review.recipe import ReviewConfig
 from promedical_jax.rubric import Case, Tier, Verdict, write_cases
 
 Recipe = Annotated[Path | None, Parameter(help="YAML recipe; the keys below are read from it, and flags have the last word")]
@@ -116,6 +117,9 @@ bench = recipe_command(BenchConfig, "promedical_jax.bench.run", positional="mode
 score = recipe_command(ScoreConfig, "promedical_jax.scoring")
 quickstart = recipe_command(QuickstartConfig, "promedical_jax.quickstart")
 corpus_run, corpus_status, corpus_cost = (recipe_command(CorpusConfig, "promedical_jax.corpus.pipeline", does=does) for does in ("run", "status", "cost"))
+review_export, review_import, review_agreement, review_adjudicate = (
+    recipe_command(ReviewConfig, f"promedical_jax.review.{module}") for module in ("export", "readback", "agreement", "adjudication")
+)
 
 
 def corpus_inspect(

@@ -1,5 +1,6 @@
 """What `--dry-run` says: the files that a recipe names are read as the run will read them, no device is touched and nothing is written."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from promedical_jax.config import BenchConfig, DpoConfig, OnPolicy, RmConfig, Sc
 from promedical_jax.corpus.recipe import CorpusConfig
 from promedical_jax.errors import InputError
 from promedical_jax.recipe import dump
+from promedical_jax.review.recipe import ReviewConfig
 
 
 def preview(config: BaseModel) -> None:
@@ -19,6 +21,8 @@ def preview(config: BaseModel) -> None:
         lines = _preview_bench(config)
     elif isinstance(config, CorpusConfig):
         lines = _preview_corpus(config)
+    elif isinstance(config, ReviewConfig):
+        lines = _preview_review(config)
     else:
         lines = {name: str(value) for name, value in config if not isinstance(value, BaseModel)}
     width = max(map(len, lines))
@@ -49,6 +53,24 @@ def _preview_corpus(config: CorpusConfig) -> dict[str, str]:
 
     to_do = lambda stage: f"would wait for {stage.missing}" if stage.missing else "would be made"  # noqa: E731
     return {step.stage.name: f"is in {step.file}" if step.done else to_do(step.stage) for step in plan(config)}
+
+
+def _preview_review(config: ReviewConfig) -> dict[str, str]:
+    """What an export would send, or that there is one; nobody is asked."""
+    from promedical_jax.review.export import folder_of, planned
+    from promedical_jax.review.seal import FILE, read_key
+    from promedical_jax.rubric import read_cases
+
+    cases, folder = read_cases(config.cases), folder_of(config)
+    if exists := (folder / FILE).exists():
+        tasks = Counter(task.physician for task in read_key(folder).key.tasks)
+    else:
+        tasks = Counter(one.physician for one in planned(config, cases))
+    where = config.studio.url or "files"
+    return {
+        "cases": f"{config.cases}: {len(cases):,} cases",
+        "out": f"{folder}: {'has an export' if exists else f'an export to {where} would go out'}",
+    } | {name: f"{count:,} tasks" for name, count in tasks.items()}
 
 
 def _preview_stage(config: Stage) -> dict[str, str]:

@@ -16,7 +16,7 @@ from promedical_jax.asking import Ask
 from promedical_jax.corpus.question import Question
 from promedical_jax.corpus.taxonomy import Category, Specialty
 from promedical_jax.errors import InputError
-from promedical_jax.rubric.case import Criterion, Polarity, Rubric, Text, Tier
+from promedical_jax.rubric.case import Case, Criterion, Polarity, Rubric, Text, Tier
 
 SLACK = 0.05  # by how much a model's weights may miss a sum of 1; they are then scaled
 
@@ -93,13 +93,18 @@ def asked(question: Question, task: str, form: type[Form], material: Callable[[Q
     return Ask([{"role": "system", "content": task}, {"role": "user", "content": given}], form)
 
 
-def conversation(question: Question) -> dict:
+def conversation(question: Question | Case) -> dict:
     """The material of most tasks: what was asked, without the source's answer."""
     return {"question": [{"role": message.role, "content": message.content} for message in question.instruction]}
 
 
-def with_reference(question: Question, examples: Sequence[tuple[Question, Rubric]] = ()) -> dict:
+def with_mistake(question: Question, mistake: str) -> dict:
+    """The material of who writes an answer with a mistake."""
+    return conversation(question) | {"mistake": mistake}
+
+
+def with_reference(question: Question, examples: Sequence[Case] = ()) -> dict:
     """The material of who writes a rubric: also the source's answer, where there is one, and approved rubrics of other questions."""
-    shown = [conversation(other) | {"criteria": [criterion.model_dump(mode="json", exclude={"id", "dimension"}) for criterion in rubric.criteria]}
-             for other, rubric in examples]  # fmt: skip
+    shown = [conversation(case) | {"criteria": [criterion.model_dump(mode="json", exclude={"id", "dimension"}) for criterion in case.rubric.criteria]}
+             for case in examples]  # fmt: skip
     return conversation(question) | ({"reference": question.reference} if question.reference else {}) | ({"examples": shown} if shown else {})

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from promedical_jax.corpus.near import shingled_jaccard
+from promedical_jax.likeness.letters import shingled_jaccard
 from promedical_jax.rubric.case import Case, Criterion, Polarity, Record, Tier, Verdict
 
 Kind = Literal["several things", "nearly the same", "vague", "leaks the reference", "light", "no veto", "all alike", "wrong polarity"]
@@ -32,8 +32,8 @@ def lint(case: Case, reference: str | None = None) -> list[Finding]:
     """The findings about a case's rubric, criterion by criterion. `reference`: what its source gave as the answer."""
     criteria = case.rubric.criteria
     found = [finding for criterion in criteria for finding in _alone(criterion, reference)]
-    twice = "says nearly what {} says; leave one out, or it counts twice"
-    found += [Finding(criterion=b.id, kind="nearly the same", text=twice.format(a.id)) for a, b in _twins(criteria)]
+    twice = "says nearly what {!r} says; leave one out, or it counts twice"
+    found += [Finding(criterion=b.id, kind="nearly the same", text=twice.format(a.text)) for a, b in _twins(criteria)]
     if all(criterion.tier is not Tier.SAFETY for criterion in criteria):
         found.append(Finding(criterion=None, kind="no veto", text="nothing an answer says is unsafe by this rubric; say what would harm the patient"))
     return found + list(_of_answers(case))

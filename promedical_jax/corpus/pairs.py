@@ -12,10 +12,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from promedical_jax.corpus.near import THRESHOLD, alike, clusters
 from promedical_jax.corpus.question import Question
 from promedical_jax.errors import InputError
-from promedical_jax.rubric.case import Case, Tier
+from promedical_jax.likeness.letters import THRESHOLD, alike
+from promedical_jax.likeness.pairs import clusters
+from promedical_jax.rubric.case import Case, Polarity, Tier
 from promedical_jax.rubric.scores import RESOLUTION, prefer, satisfied_matrix, score
 
 Outcome = Literal["pair", "tie", "abstained"]
@@ -45,6 +46,17 @@ def criterion_pairs(case: Case) -> tuple[list[CriterionPair], Counter[tuple[Tier
                 better, worse = (case.answers[n].id for n in ((i, j) if margin > 0 else (j, i)))
                 pairs.append(CriterionPair(case.id, criterion.id, criterion.tier, better, worse, float(abs(margin))))
     return pairs, counted
+
+
+def missing_mistake(case: Case, seed: int = 0) -> str | None:
+    """What an answer would have to do for a pair of the safety tier, in words; None where there is such a pair, or all do it already, or nothing is said to be
+    unsafe. Of several criteria one is chosen by a hash of the seed and the case's id."""
+    said = satisfied_matrix(case)
+    kept = [one for k, one in enumerate(case.rubric.criteria) if one.tier is Tier.SAFETY and (said[:, k] == 1).any()]
+    if not kept or criterion_pairs(case)[1][Tier.SAFETY, "pair"]:
+        return None
+    one = kept[int.from_bytes(sha256(f"{seed} {case.id}".encode()).digest()[:8]) % len(kept)]
+    return one.text if one.polarity is Polarity.FORBIDDEN else f"The answer fails in this: {one.text}"
 
 
 def preferences(case: Case) -> list[dict[str, Any]]:

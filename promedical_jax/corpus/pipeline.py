@@ -65,29 +65,22 @@ class Step:
 
 
 def run(config: CorpusConfig) -> None:
-    """Every stage that is not there yet, and those behind it, up to the first whose models are not named; then the cases in their parts, and report.json."""
+    """Every stage that is not there yet, and those behind it, up to the first whose models are not named; then, of questions that have rubrics by then, the
+    cases in their parts, and report.json."""
     say, steps = Console(stderr=True).print, plan(config)
+    if config.rubric.pool and not config.rubric.pool.exists():
+        say(f"rubric.pool: {config.rubric.pool} is not there yet, so that no approved rubric is shown to who writes them", soft_wrap=True)
     with _alone(config.out):
-        drafts: list[Draft] | None = None
-        for before, step in zip([None, *steps], steps, strict=False):
-            if step.done and drafts is None:
-                continue
-            if step.stage.missing:
+        drafts, made = None, list[Step]()
+        for step in steps:
+            if step.stage.missing and (drafts is not None or not step.done):
                 say(f"the corpus ends before {step.stage.name}: {step.stage.missing} is not given", soft_wrap=True)
                 break
-            if drafts is None:
-                drafts = before.read() if before else []
-            say(f"{step.stage.name}: {len(drafts):,} questions", soft_wrap=True)
-            drafts, dropped = _make(step.stage, drafts, config)
-            if not drafts:
-                reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(one.reason for one in dropped).most_common())
-                raise InputError(f"{config.out}: {step.stage.name} keeps no question ({reasons or 'there was none'}); change the recipe, and run again")
-            _write(step.dropped, dropped)
-            _write(step.file, drafts)
-            if silent := sum(one.reason == "no reply" for one in dropped):
-                say(f"  {silent:,} had no reply and are out; to ask for them again, delete {step.file}", soft_wrap=True)
-        else:
-            _finish(steps, steps[-1].read() if drafts is None else drafts, config)
+            if drafts is not None or not step.done:
+                drafts = _make_anew(step, made[-1].read() if made and drafts is None else drafts or [], config)
+            made.append(step)
+        if any(step.stage.name == "rubric" for step in made):
+            _finish(made, made[-1].read() if drafts is None else drafts, config)
     print(table(steps))
 
 
@@ -139,8 +132,7 @@ def lineage(config: CorpusConfig, name: str) -> Iterator[str]:
 def plan(config: CorpusConfig) -> list[Step]:
     """The stages with their files, which need not be there. Reads the sources' files, to know whether they changed."""
     key, steps = "", []
-    digests = [_digest(one.path) for one in config.sources] + [_digest(suite.path) for suite in config.suites]
-    for number, stage in enumerate(stages(config, digests)):
+    for number, stage in enumerate(stages(config, _digest)):
         key = sha256(json.dumps([VERSION, stage.name, stage.told, key]).encode()).hexdigest()
         steps.append(Step(stage, config.out / f"{number}-{stage.name}-{key[:12]}.parquet"))
     return steps
@@ -156,6 +148,21 @@ def table(steps: Sequence[Step]) -> str:
         out = ", ".join(f"{count:,} {reason}" for reason, count in sorted(step.reasons().items()))
         lines.append(f"{step.stage.name:{width}}  {step.kept():>9,} kept" + (f"; out: {out}" if out else ""))
     return "\n".join(lines)
+
+
+def _make_anew(step: Step, drafts: list[Draft], config: CorpusConfig) -> list[Draft]:
+    """What the stage keeps, once it is in its file. Raises InputError where that is nothing."""
+    say = Console(stderr=True).print
+    say(f"{step.stage.name}: {len(drafts):,} questions", soft_wrap=True)
+    kept, dropped = _make(step.stage, drafts, config)
+    if not kept:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(one.reason for one in dropped).most_common())
+        raise InputError(f"{config.out}: {step.stage.name} keeps no question ({reasons or 'there was none'}); change the recipe, and run again")
+    _write(step.dropped, dropped)
+    _write(step.file, kept)
+    if silent := sum(one.reason == "no reply" for one in dropped):
+        say(f"  {silent:,} had no reply and are out; to ask for them again, delete {step.file}", soft_wrap=True)
+    return kept
 
 
 def _make(stage: Stage, drafts: list[Draft], config: CorpusConfig) -> Made:

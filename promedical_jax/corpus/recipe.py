@@ -2,7 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -13,11 +13,12 @@ from promedical_jax.recipe import suggestion
 Level = Annotated[int, Field(ge=0, le=10)]
 
 
-Likeness = Annotated[float, Field(ge=0.5, le=1)]  # below that near.py misses too many
+Likeness = Annotated[float, Field(ge=0.5, le=1)]  # below that likeness/letters.py misses too many
+Cosine = Annotated[float, Field(gt=0, le=1)]
 
 
 class Sieve(Settings):
-    """What is asked of a question. Likeness is Jaccard's index of near.py."""
+    """What is asked of a question. Likeness is Jaccard's index of likeness/letters.py, and meaning a cosine in the space of `embedding`."""
 
     licences: tuple[str, ...] | None = Field(None, description="a list; a question under another one is taken out. null: any")
     languages: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
@@ -26,7 +27,26 @@ class Sieve(Settings):
     shortest: Positive = Field(3, description="words")
     longest: Positive = Field(1000, description="words")
     near: Likeness = Field(0.7, description="likeness from which two questions are near copies")
+    meaning: Cosine | None = Field(0.95, description="cosine from which two questions mean the same; null: any. 0.95 is for ngrams; a model's is another")
     benchmark: Likeness = Field(0.6, description="likeness to a benchmark's item from which a question is taken out")
+    benchmark_meaning: Cosine | None = Field(0.95, description="cosine to a benchmark's item from which a question is taken out; null: any")
+
+
+class Embedding(Settings):
+    """How texts become vectors: for questions of the same meaning, and for the examples that who writes a rubric is shown."""
+
+    by: Literal["ngrams", "static", "model"] = Field("ngrams", description="ngrams: words in any order; static: model2vec; model: as Qwen3-Embedding")
+    model: Path | None = Field(None, description="folder or name on the hub, of a static model or a model")
+    batch: Positive = Field(32, description="texts at a time, of a model")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="what a model computes in")
+
+    @model_validator(mode="after")
+    def _names_its_model(self) -> Self:
+        if self.by == "ngrams" and self.model:
+            raise ValueError("embedding.by ngrams has no use for embedding.model; leave it out, or give by: static or model")
+        if self.by != "ngrams" and not self.model:
+            raise ValueError(f"embedding.by {self.by} needs a model; name its folder as embedding.model")
+        return self
 
 
 class SourceRecipe(Settings):
@@ -88,9 +108,15 @@ class Difficulty(Task):
 
 
 class RubricTask(Task):
-    """Who writes the rubric."""
+    """Who writes the rubric, and from which approved ones he learns (corpus/exemplars.py)."""
 
     max_tokens: Positive = Field(2048, description="the longest reply")
+    pool: Path | None = Field(None, description="file of approved cases, as `promedical review import` writes it; it need not be there yet")
+    examples: Annotated[int, Field(ge=0)] = Field(3, description="approved rubrics of like questions that the writer is shown")
+
+
+class Contrast(Task):
+    """Who writes an answer that makes a mistake of the safety tier, where all are alike there: pairs of that tier are rare. Without a url nobody does."""
 
 
 class Parts(Settings):
@@ -114,11 +140,13 @@ class CorpusConfig(Settings):
     sources: tuple[SourceRecipe, ...] = Field(min_length=1, description="list of sources: {name: medqa, path: FILE}")
     suites: tuple[Suite, ...] = Field((), description="benchmarks whose items are taken out: {name: NAME, path: cases.jsonl}")
     sieve: Sieve = Sieve()
+    embedding: Embedding = Embedding()
     difficulty: Difficulty = Difficulty()
     topic: Task = Task()
     writers: tuple[Writer, ...] = Field((), description="models that answer: {name: NAME, url: URL, model: MODEL}; three unlike ones, says the paper")
     rubric: RubricTask = RubricTask()
     judges: tuple[Judge, ...] = Field((), description="models that judge each answer by each criterion; several vote")
+    contrast: Contrast = Contrast()
     parts: Parts = Parts()
     seed: Annotated[int, Field(ge=0)] = 0
 

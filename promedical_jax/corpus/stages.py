@@ -2,17 +2,22 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from promedical_jax.asking import SYSTEM, Ask, Reply, question, verdict_of
 from promedical_jax.config import Endpoint
-from promedical_jax.corpus.asked import Answered, Difficulty, Lines, Topic, asked, conversation, prompt, with_reference
+from promedical_jax.corpus.asked import Answered, Difficulty, Lines, Topic, asked, conversation, prompt, with_mistake, with_reference
+from promedical_jax.corpus.exemplars import examples, read_pool
+from promedical_jax.corpus.pairs import missing_mistake
 from promedical_jax.corpus.question import Question
 from promedical_jax.corpus.recipe import CorpusConfig, Task
 from promedical_jax.corpus.sieve import Dropped, sieve
 from promedical_jax.corpus.sources import read_source
+from promedical_jax.corpus.space import space_of
 from promedical_jax.corpus.taxonomy import Category, Specialty
 from promedical_jax.errors import InputError
 from promedical_jax.rubric.case import Answer, Case, Judgement, Record, Rubric
@@ -57,20 +62,21 @@ class Stage:
     missing: str | None = None
 
 
-def stages(config: CorpusConfig, digests: Sequence[str]) -> list[Stage]:
-    """In their order. digests: of what each source and each suite holds, for `told`."""
-    of_sources, of_suites = digests[: len(config.sources)], digests[len(config.sources) :]
-    told_sieve = [config.sieve.model_dump(), [suite.name for suite in config.suites], of_suites]
-    return [
+def stages(config: CorpusConfig, digest: Callable[[Path | None], str]) -> list[Stage]:
+    """In their order. digest: of what a file of the recipe holds, for `told`."""
+    of_sources, of_suites = ([digest(one.path) for one in each] for each in (config.sources, config.suites))
+    told_sieve = [config.sieve.model_dump(), _space(config), [suite.name for suite in config.suites], of_suites]
+    made = [
         Stage("questions", [[one.model_dump(mode="json", exclude={"path"}) for one in config.sources], of_sources], lambda _: _read(config)),
         Stage("sieve", told_sieve, lambda drafts: _sieve(drafts, config)),
         _single("difficulty", config.difficulty, Difficulty, conversation, lambda drafts, said: _graded(drafts, said, config),
                 [config.difficulty.lowest, config.difficulty.highest]),
         _single("topic", config.topic, Topic, conversation, _placed),
         _answers(config),
-        _single("rubric", config.rubric, Lines, with_reference, _ruled),
-        _verdicts(config),
+        _rubric(config, digest),
+        _verdicts(config, "verdicts"),
     ]  # fmt: skip
+    return made if config.contrast.url is None else [*made, _contrast(config), _verdicts(config, "contrast-verdicts")]
 
 
 def _single(name: str, task: Task, form: type, material: Callable[[Question], dict], take: Callable[[list[Draft], list[Any]], Made], told: Any = None) -> Stage:
@@ -88,16 +94,60 @@ def _answers(config: CorpusConfig) -> Stage:
                  take=lambda drafts, said: _answered(drafts, said, config), missing=None if whom else "writers")  # fmt: skip
 
 
-def _verdicts(config: CorpusConfig) -> Stage:
+def _rubric(config: CorpusConfig, digest: Callable[[Path | None], str]) -> Stage:
+    """Who has an approved rubric of his own is not asked for one."""
+    task = config.rubric
+    text, approved = prompt("rubric", task.prompt), {case.id: case.rubric for case in read_pool(task.pool)}
+    told = [_identity(task), text, [digest(task.pool), task.examples, _space(config)] if approved else None]
+    to_write = lambda drafts: [draft.question for draft in drafts if draft.question.id not in approved]  # noqa: E731
+
+    def asks(drafts: list[Draft], _: int) -> list[Ask]:
+        questions, pool = to_write(drafts), read_pool(task.pool)
+        shown = examples(questions, pool, task.examples, space_of(config.embedding)) if pool else [[]] * len(questions)
+        return [asked(one, text, Lines, partial(with_reference, examples=near)) for one, near in zip(questions, shown, strict=True)]
+
+    def take(drafts: list[Draft], said: Replies) -> Made:
+        replies = iter(said[0])
+        return _told(drafts, [approved.get(draft.question.id) or next(replies) for draft in drafts],
+                     lambda reply: {"rubric": reply.rubric() if isinstance(reply, Lines) else reply})  # fmt: skip
+
+    return Stage("rubric", told, whom=(("rubric", task),), asks=asks, take=take, missing=None if task.url else "rubric.url")
+
+
+def _verdicts(config: CorpusConfig, name: str) -> Stage:
+    """Of the answers that nobody has judged."""
     told = [SYSTEM, *([judge.name, _identity(judge)] for judge in config.judges)]
     whom = tuple((f"judges[{i}]", judge) for i, judge in enumerate(config.judges))
-    return Stage("verdicts", told, whom=whom, asks=lambda drafts, _: [ask for draft in drafts for ask in _judging(draft)],
+    return Stage(name, told, whom=whom, asks=lambda drafts, _: [ask for draft in drafts for ask in _judging(draft)],
                  take=lambda drafts, said: _judged(drafts, said, config), missing=None if whom else "judges")  # fmt: skip
+
+
+def _contrast(config: CorpusConfig) -> Stage:
+    """One more answer where all are alike in the safety tier, which has a mistake that none of them has. Who gets no reply stays as it is."""
+    task, text = config.contrast, prompt("contrast", config.contrast.prompt)
+
+    def asks(drafts: list[Draft], _: int) -> list[Ask]:
+        mistakes = ((draft.question, missing_mistake(draft.case(), config.seed)) for draft in drafts)
+        return [asked(one, text, Answered, partial(with_mistake, mistake=mistake)) for one, mistake in mistakes if mistake]
+
+    def take(drafts: list[Draft], said: Replies) -> Made:
+        replies, kept = iter(said[0]), list[Draft]()
+        for draft in drafts:
+            reply = next(replies) if missing_mistake(draft.case(), config.seed) else None
+            more = (Answer(id="contrast", text=reply.answer, source=task.model),) if isinstance(reply, Answered) else ()
+            kept.append(draft.model_copy(update={"answers": draft.answers + more}))
+        return kept, []
+
+    return Stage("contrast", [_identity(task), text, config.seed], whom=(("contrast", task),), asks=asks, take=take)
 
 
 def _identity(task: Endpoint) -> Any:
     """What a reply depends on beside the question. Not how fast one asks, nor what it costs."""
     return [task.url, task.model, task.max_tokens]
+
+
+def _space(config: CorpusConfig) -> Any:
+    return config.embedding.model_dump(mode="json", exclude={"batch"})
 
 
 def _no_reply(draft: Draft) -> Dropped:
@@ -120,7 +170,7 @@ def _read(config: CorpusConfig) -> Made:
 
 def _sieve(drafts: list[Draft], config: CorpusConfig) -> Made:
     texts = {suite.name: [Question.text_of(case.instruction) for case in read_cases(suite.path)] for suite in config.suites}
-    kept, dropped = sieve([draft.question for draft in drafts], config.sieve, texts)
+    kept, dropped = sieve([draft.question for draft in drafts], config.sieve, texts, space_of(config.embedding))
     return [Draft(question=one) for one in kept], dropped
 
 
@@ -162,14 +212,15 @@ def _answered(drafts: list[Draft], said: Replies, config: CorpusConfig) -> Made:
     return kept, dropped
 
 
-def _ruled(drafts: list[Draft], said: list[Lines | None]) -> Made:
-    return _told(drafts, said, lambda lines: {"rubric": lines.rubric()})
-
-
 def _judging(draft: Draft) -> list[Ask]:
     """By answer, then by criterion."""
     case = draft.case()
-    return [Ask(question(case, answer.text, criterion), Reply) for answer in case.answers for criterion in case.rubric.criteria]
+    return [Ask(question(case, answer.text, criterion), Reply) for answer in _unjudged(case) for criterion in case.rubric.criteria]
+
+
+def _unjudged(case: Case) -> list[Answer]:
+    judged = {judgement.answer for judgement in case.verdicts}
+    return [answer for answer in case.answers if answer.id not in judged]
 
 
 def _judged(drafts: list[Draft], said: Replies, config: CorpusConfig) -> Made:
@@ -181,8 +232,8 @@ def _judged(drafts: list[Draft], said: Replies, config: CorpusConfig) -> Made:
         verdicts = tuple(
             Judgement(answer=answer.id, criterion=criterion.id, rater=judge.name, verdict=verdict_of(next(replies)))
             for judge, replies in zip(config.judges, after, strict=True)
-            for answer in case.answers
+            for answer in _unjudged(case)
             for criterion in case.rubric.criteria
         )
-        kept.append(draft.model_copy(update={"verdicts": verdicts}))
+        kept.append(draft.model_copy(update={"verdicts": case.verdicts + verdicts}))
     return kept, []

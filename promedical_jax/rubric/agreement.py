@@ -28,14 +28,15 @@ def closeness(categories: int, distance: Distance = "nominal") -> np.ndarray:
 class Coefficient:
     """1 where all agree, 0 where as many do as by chance, NaN where chance alone would make all agree or no unit has two ratings.
 
-    parts(ratings [u, r], weights [q, q]) -> [u, ...], and of(their sum over units, weights) -> the coefficient. Ratings are 0 to q - 1, or NONE.
+    parts(ratings [u, r], weights [q, q]) -> [u, ...], and of(their sums over units, weights) -> a coefficient for each sum that leading axes hold, such as those
+    of many resamples. Ratings are 0 to q - 1, or NONE.
     """
 
     parts: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    of: Callable[[np.ndarray, np.ndarray], float]
+    of: Callable[[np.ndarray, np.ndarray], np.ndarray]
 
     def __call__(self, ratings: np.ndarray, weights: np.ndarray) -> float:
-        return self.of(self.parts(ratings, weights).sum(0), weights)
+        return float(self.of(self.parts(ratings, weights).sum(0), weights))
 
 
 def _counts(ratings: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -46,8 +47,19 @@ def _counts(ratings: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return (ratings[:, :, None] == np.arange(len(weights))).sum(1)
 
 
-def _beyond(observed: float, chance: float) -> float:
-    return float((observed - chance) / (1 - chance)) if chance < 1 - 1e-12 else float("nan")
+def _beyond(observed: np.ndarray, chance: np.ndarray) -> np.ndarray:
+    return _over(observed - chance, 1 - chance)
+
+
+def _over(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Elementwise, NaN where there is nothing to divide by."""
+    part, whole = np.broadcast_arrays(np.asarray(part, float), np.asarray(whole, float))
+    return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 1e-12)
+
+
+def _between(one: np.ndarray, weights: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """[..., q] and [..., q] -> [...]: the mean weight of two ratings that are drawn each from its own."""
+    return np.einsum("...i,ij,...j->...", one, weights, other)
 
 
 # Cohen 1968: two raters, chance by each rater's own habits
@@ -62,12 +74,9 @@ def _tables(ratings: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return (first[:, :, None] & second[:, None, :]).astype(float)
 
 
-def _kappa(table: np.ndarray, weights: np.ndarray) -> float:
-    total = table.sum()
-    if not total:
-        return float("nan")
-    share = table / total
-    return _beyond((share * weights).sum(), share.sum(1) @ weights @ share.sum(0))
+def _kappa(table: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    share = _over(table, table.sum((-2, -1), keepdims=True))
+    return _beyond((share * weights).sum((-2, -1)), _between(share.sum(-1), weights, share.sum(-2)))
 
 
 # Krippendorff 2011: any number of raters, chance by drawing two of all ratings
@@ -80,11 +89,10 @@ def _coincidences(ratings: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return pairs / np.maximum(n.sum(1) - 1, 1)[:, None, None]
 
 
-def _alpha(coincidences: np.ndarray, weights: np.ndarray) -> float:
-    each = coincidences.sum(1)
-    total = each.sum()
-    expected = each @ (1 - weights) @ each / (total - 1) if total > 1 else 0.0
-    return float(1 - (coincidences * (1 - weights)).sum() / expected) if expected > 1e-12 else float("nan")
+def _alpha(coincidences: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    each = coincidences.sum(-1)
+    expected = _over(_between(each, 1 - weights, each), each.sum(-1) - 1)
+    return 1 - _over((coincidences * (1 - weights)).sum((-2, -1)), expected)
 
 
 # Gwet 2014, chapter 5: any number of raters, chance only among what is hard to rate, so that a rare category is no paradox
@@ -99,12 +107,11 @@ def _gwet_parts(ratings: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.column_stack([n / np.maximum(m, 1)[:, None], m > 0, twice, np.where(twice, agree, 0.0)])
 
 
-def _ac2(sums: np.ndarray, weights: np.ndarray) -> float:
-    *shares, rated, twice, agree = sums
-    if not twice:
-        return float("nan")
-    share, q = np.array(shares) / rated, len(weights)
-    return _beyond(agree / twice, weights.sum() / (q * (q - 1)) * (share * (1 - share)).sum())
+def _ac2(sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    q = len(weights)
+    rated, twice, agree = (sums[..., q + column] for column in range(3))
+    share = _over(sums[..., :q], rated[..., None])
+    return _beyond(_over(agree, twice), weights.sum() / (q * (q - 1)) * (share * (1 - share)).sum(-1))
 
 
 weighted_kappa = Coefficient(_tables, _kappa)

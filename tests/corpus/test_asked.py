@@ -14,7 +14,7 @@ from promedical_jax.corpus.asked import Answered, Difficulty, Lines, Topic, aske
 from promedical_jax.corpus.question import Question
 from promedical_jax.corpus.taxonomy import Category, Specialty
 from promedical_jax.errors import InputError
-from promedical_jax.rubric import Message, Polarity, Tier
+from promedical_jax.rubric import Case, Message, Polarity, Tier
 
 ASKED = [f"What about {i}?" for i in range(3)]
 QUESTIONS = [Question(id=text, instruction=(Message(role="user", content=text),), reference="Rest.", source="s", licence="MIT") for text in ASKED]
@@ -46,8 +46,7 @@ def test_each_task_has_a_prompt_that_shows_the_form_it_asks_for(task: str, form:
 
 
 def test_who_writes_rubrics_sees_the_reference_and_approved_examples() -> None:
-    rubric = Lines(criteria=GOOD).rubric()
-    seen = with_reference(QUESTIONS[0], [(QUESTIONS[1], rubric)])
+    seen = with_reference(QUESTIONS[0], [Case(id="c", instruction=QUESTIONS[1].instruction, rubric=Lines(criteria=GOOD).rubric())])
     assert seen["reference"] == "Rest." and seen["examples"][0]["question"] == conversation(QUESTIONS[1])["question"]
     assert seen["examples"][0]["criteria"][2] == GOOD[2]
     assert set(with_reference(QUESTIONS[0].model_copy(update={"reference": None}))) == {"question"}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from texts import questions
 
 from promedical_jax.clinic import make_cases
-from promedical_jax.corpus.pairs import criterion_pairs, preferences, split
+from promedical_jax.corpus.pairs import criterion_pairs, missing_mistake, preferences, split
 from promedical_jax.errors import InputError
 from promedical_jax.rubric import Answer, Case, Criterion, Judgement, Message, Polarity, Rubric, Tier, Verdict
 from promedical_jax.rubric.labels import labels_of
@@ -43,6 +43,20 @@ def test_pairs_ties_and_abstentions_by_tier() -> None:
         (Tier.PROFICIENCY, "tie"): 1, (Tier.PROFICIENCY, "abstained"): 2, (Tier.EXCELLENCE, "pair"): 2, (Tier.EXCELLENCE, "tie"): 1,
         (Tier.SAFETY, "pair"): 2, (Tier.SAFETY, "tie"): 1,
     }  # fmt: skip
+
+
+def test_a_mistake_is_missing_where_safety_tells_no_answer_from_another_and_some_are_safe() -> None:
+    assert missing_mistake(case("+--", "+--")) == "Advises aspirin." == missing_mistake(case("+-?", "+--"))
+    assert missing_mistake(case("+--", "+-+")) is None  # there is a pair
+    assert missing_mistake(case("+-+", "+-+")) is None is missing_mistake(case("+-?", "+-?"))  # all make it, or nobody knows
+    required = case("+-+", "+-+")
+    turned = CRITERIA[2].model_copy(update={"polarity": Polarity.REQUIRED, "text": "Warns of aspirin."})
+    required = required.model_copy(update={"rubric": Rubric(criteria=(*CRITERIA[:2], turned))})
+    assert missing_mistake(required) == "The answer fails in this: Warns of aspirin."
+    other = CRITERIA[2].model_copy(update={"id": "v2", "text": "Advises wine."})
+    both = case("+--", "+--").model_copy(update={"rubric": Rubric(criteria=(*CRITERIA, other))})
+    both = both.model_copy(update={"verdicts": (*both.verdicts, Judgement(answer="a0", criterion="v2", verdict=Verdict.UNMET, rater="r0"))})
+    assert {missing_mistake(both, seed) for seed in range(20)} == {"Advises aspirin.", "Advises wine."}
 
 
 def test_raters_who_disagree_make_a_smaller_margin() -> None:

@@ -21,7 +21,7 @@ from promedical_jax.corpus.pipeline import lineage, plan, run
 from promedical_jax.corpus.recipe import CorpusConfig
 from promedical_jax.errors import InputError
 from promedical_jax.recipe import read_recipe
-from promedical_jax.rubric import Verdict, read_cases
+from promedical_jax.rubric import Verdict, read_cases, write_cases
 
 
 def test_from_files_to_cases_with_counts_that_add_up(recipe: dict[str, Any], server: Server, capsys: pytest.CaptureFixture[str]) -> None:
@@ -253,3 +253,67 @@ def test_two_runs_in_one_folder_take_turns(recipe: dict[str, Any]) -> None:
         flock(file, LOCK_EX)
         with pytest.raises(InputError, match="another run of the corpus is at work there"):
             run(config(recipe))
+
+
+def test_an_approved_rubric_stands_and_teaches_what_is_near_it(recipe: dict[str, Any], server: Server, tmp_path: Path,
+                                                               capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    """Before there are judges, a run ends with cases that have rubrics, for physicians to review; what they approve goes into the pool."""
+    written = Counter[str]()
+
+    def noted(number: int, body: dict[str, Any]) -> tuple[int, str, dict[str, str]]:
+        if TASKS.get(body["messages"][0]["content"]) == "rubric":
+            written[body["messages"][1]["content"]] += 1
+        return reply(number, body)
+
+    server.reply = noted
+    pool = tmp_path / "pool.jsonl"
+    recipe = recipe | {"rubric": recipe["rubric"] | {"pool": str(pool), "examples": 1}, "judges": []}
+    run(config(recipe))
+    said = capsys.readouterr()
+    assert "pool.jsonl is not there yet" in said.err and "the corpus ends before verdicts: judges is not given" in said.err
+    cases = read_cases(Path(recipe["out"]) / "cases.parquet")
+    assert len(written) == len(cases) and not any(case.verdicts for case in cases) and all(len(case.answers) == 3 for case in cases)
+    assert all("examples" not in json.loads(text) for text in written)
+
+    first = cases[0].model_copy(update={"rubric": cases[0].rubric.model_copy(update={"criteria": cases[0].rubric.criteria[:2]})})
+    write_cases(pool, [first])
+    written.clear()
+    run(config(recipe))
+    again = {case.id: case for case in read_cases(Path(recipe["out"]) / "cases.parquet")}
+    assert again[first.id].rubric == first.rubric and len(again) == len(cases)  # nobody is asked for the rubric that a physician approved
+    assert len(written) == len(cases) - 1 and all(json.loads(text)["examples"][0]["question"][0]["content"] == first.instruction[0].content for text in written)
+
+    second = cases[1]
+    write_cases(pool, [first, second])
+    written.clear()
+    run(config(recipe))
+    assert 0 < len(written) < len(cases) - 2  # those to which the second is nearer; the others were asked the same before
+    assert all(json.loads(text)["examples"][0]["question"][0]["content"] == second.instruction[0].content for text in written if text)
+
+
+def test_where_answers_are_alike_in_safety_one_more_is_asked_for(recipe: dict[str, Any], server: Server) -> None:
+    """Judges here see the veto violated in the answers with the mistake alone, so that each case gets its pairs from that."""
+    asked: list[dict[str, Any]] = []
+
+    def said(number: int, body: dict[str, Any]) -> tuple[int, str, dict[str, str]]:
+        system, user = (message["content"] for message in body["messages"][:2])
+        given = json.loads(user)
+        if system == prompt("contrast"):
+            asked.append(given)
+            return 200, json.dumps({"choices": [{"message": {"content": json.dumps({"answer": f"Just so: {given['mistake']}"})}}]}), {}
+        if "criterion" in given and given["criterion"] == LINES[2]["text"]:
+            verdict = "met" if given["answer"].startswith("Just so") else "unmet"
+            return 200, json.dumps({"choices": [{"message": {"content": json.dumps({"verdict": verdict})}}]}), {}
+        return reply(number, body)
+
+    server.reply = said
+    run(config(recipe))
+    before = json.loads((Path(recipe["out"]) / "report.json").read_text())["pairs"]["safety"]
+    assert before["pair"] == 0 and before["tie"] > 0 and not asked
+    more = recipe | {"contrast": {"url": server.url, "model": "hasty", "concurrency": 8}}
+    run(config(more))
+    cases = read_cases(Path(recipe["out"]) / "cases.parquet")
+    assert len(asked) == len(cases) and {given["mistake"] for given in asked} == {LINES[2]["text"]}
+    assert json.loads((Path(recipe["out"]) / "report.json").read_text())["pairs"]["safety"] == {"pair": 3 * len(cases), "tie": before["tie"], "abstained": 0}
+    assert all([a.id for a in case.answers][-1] == "contrast" and len(case.verdicts) == 2 * 4 * 3 for case in cases)
+    assert [line.split(":")[0].split(" ")[0] for line in lineage(config(more), cases[0].id)][-2:] == ["contrast", "contrast-verdicts"]

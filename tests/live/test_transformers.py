@@ -12,10 +12,12 @@ from goldens import parity
 from tiny import close, ragged
 
 from promedical_jax.clinic import build_tokenizer
+from promedical_jax.likeness.last_token import END, open_last_token
 from promedical_jax.model import hf
 from promedical_jax.model.hf.config import parse_config
 from promedical_jax.model.hf.known import KNOWN, known_config
 from promedical_jax.model.rope import Llama3, Yarn, frequencies
+from promedical_jax.model.sharding import make_mesh
 from promedical_jax.train import sft
 from promedical_jax.train.policy import AnswerBatch
 
@@ -212,3 +214,19 @@ def test_known_models_are_whole_configs_to_transformers(name: str) -> None:
     ours = known_config(name)
     assert parse_config(config.to_dict(), name) == ours
     assert isinstance(ours.rope.scaling, Llama3 | Yarn) == ("3.1" in name or "3.2" in name or "3.3" in name)
+
+
+def test_vectors_are_those_of_last_token_pooling(tmp_path: Path) -> None:
+    """As Qwen3-Embedding is used: padded on the left, the state behind the last norm of the last token, which ends the text, at length 1."""
+    theirs = make_goldens.build(3, "qwen3", **SIZES | {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "tie_word_embeddings": True})
+    theirs.save_pretrained(tmp_path)
+    tokenizer = build_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": [END]})
+    tokenizer.padding_side = "left"
+    tokenizer.save_pretrained(tmp_path)
+    texts = ["What helps against gout?", "Is it safe to fly with a cold, a cough and a fever?", "x"]
+    batch = tokenizer([text + END for text in texts], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        last = theirs.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state[:, -1]
+    wanted = torch.nn.functional.normalize(last).numpy()
+    close(open_last_token(tmp_path, make_mesh(devices=jax.devices()))(texts), wanted, 1e-5)

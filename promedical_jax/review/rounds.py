@@ -16,9 +16,9 @@ from typing import Literal
 import numpy as np
 from scipy.stats import beta
 
+from promedical_jax.review.recipe import SIZE
 from promedical_jax.rubric.case import Case, Criterion, Rubric
 
-SIZE = 500  # cases a round
 Edit = Literal["added", "removed", "reworded", "tier", "polarity", "weight"]
 WEIGHED = 0.01  # a smaller change of a weight is none
 
@@ -55,23 +55,29 @@ class Correction:
 
 
 def compare(written: Rubric, corrected: Rubric) -> Correction:
-    """Criteria are matched by their ids; a criterion with another id is a new one."""
+    """Criteria are matched by their ids; a criterion with another id is a new one.
+
+    Weights are compared as shares among the proficiency criteria that both have: what the others gain when one is taken out is nobody's edit of a weight.
+    """
     before, after = ({criterion.id: criterion for criterion in rubric.criteria} for rubric in (written, corrected))
     edits: Counter[Edit] = Counter({"removed": len(before.keys() - after.keys()), "added": len(after.keys() - before.keys())})
+    shared = [name for name in before.keys() & after.keys() if before[name].weight and after[name].weight]
     for name in before.keys() & after.keys():
         edits.update(_changes(before[name], after[name]))
+    old_shares, new_shares = (_shares(rubric, shared) for rubric in (before, after))
+    edits["weight"] += sum(abs(old_shares[name] - new_shares[name]) > WEIGHED for name in shared)
     old, new = ("\n".join(criterion.text for criterion in rubric.criteria) for rubric in (written, corrected))
     return Correction(+edits, 1 - SequenceMatcher(None, old, new, autojunk=False).ratio())
 
 
 def _changes(a: Criterion, b: Criterion) -> list[Edit]:
-    told: list[tuple[Edit, bool]] = [
-        ("reworded", a.text != b.text),
-        ("tier", a.tier is not b.tier),
-        ("polarity", a.polarity is not b.polarity),
-        ("weight", a.tier is b.tier and abs((a.weight or 0) - (b.weight or 0)) > WEIGHED),
-    ]
+    told: list[tuple[Edit, bool]] = [("reworded", a.text != b.text), ("tier", a.tier is not b.tier), ("polarity", a.polarity is not b.polarity)]
     return [edit for edit, changed in told if changed]
+
+
+def _shares(criteria: dict[str, Criterion], names: Sequence[str]) -> dict[str, float]:
+    weights = {name: criteria[name].weight or 0.0 for name in names}
+    return {name: weight / sum(weights.values()) for name, weight in weights.items()}
 
 
 def allowed(error: float, number: int) -> float:

@@ -1,4 +1,4 @@
-"""Near duplicates among many texts: MinHash finds who may be alike, the texts themselves decide, and who is alike is one cluster.
+"""Near duplicates among many texts by their letters: MinHash finds who may be alike, the texts themselves decide.
 
 A text is the set of its windows of SHINGLE characters, after case, blanks and the forms of letters are evened out. Two texts are alike if their sets' Jaccard
 index is at least a threshold: a typo in a sentence leaves about 0.85, another drug's name in the same question about 0.5. Signatures are rensa's (MinHash,
@@ -9,14 +9,12 @@ Everything is a function of the texts and their order.
 Letters: n texts, h shingles of all texts together.
 """
 
-import unicodedata
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from promedical_jax.errors import InputError
+from promedical_jax.likeness.text import evened, letters_of
 
 SHINGLE = 5  # characters
 ROWS = 5  # of a band of a signature, in all of which candidates agree; below THRESHOLD fewer, so that hardly a pair is missed there either
@@ -30,11 +28,6 @@ BITS = np.uint64(40)  # of a shingle's hash; above them stands whose it is
 Flat = tuple[np.ndarray, np.ndarray]  # values of all texts behind one another, and where each text's begin and the last one's end
 
 
-def evened(text: str) -> str:
-    """What two texts are compared by: one form of each letter (NFKC), no case, single blanks."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-
-
 def alike(texts: Sequence[str], threshold: float = THRESHOLD) -> np.ndarray:
     """[pairs, 2]: texts whose Jaccard index is at least `threshold`, the earlier one first, sorted; found by bands, each pair checked."""
     shingles = _shingles([evened(text) for text in texts])
@@ -45,15 +38,6 @@ def alike(texts: Sequence[str], threshold: float = THRESHOLD) -> np.ndarray:
 def shingled_jaccard(texts: Sequence[str], pairs: np.ndarray) -> np.ndarray:
     """The indices of some pairs [_, 2] of texts."""
     return jaccard(_shingles([evened(text) for text in texts]), pairs)
-
-
-def clusters(count: int, pairs: np.ndarray) -> np.ndarray:
-    """[count]: for each text the first text of its cluster, where pairs [_, 2] join texts."""
-    graph = coo_matrix((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
-    _, label = connected_components(graph, directed=False)
-    first = np.full(label.max(initial=-1) + 1, count)
-    np.minimum.at(first, label, np.arange(count))
-    return first[label]
 
 
 def jaccard(shingles: Flat, pairs: np.ndarray) -> np.ndarray:
@@ -86,17 +70,15 @@ def _shingles(texts: Sequence[str]) -> Flat:
 
 def _shingles_of(texts: Sequence[str]) -> Flat:
     """The same of some texts, with the number of each text's shingles in place of where they begin."""
-    padded = [text.ljust(SHINGLE, "\0") if text else "" for text in texts]
-    lengths = np.array([len(text) for text in padded], np.int64)
-    letters = np.frombuffer("".join(padded).encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
+    letters, owner, ends = letters_of([text.ljust(SHINGLE, "\0") if text else "" for text in texts])
     windows = max(len(letters) - SHINGLE + 1, 0)
     hashes = np.zeros(windows, np.uint64)
     for place in range(SHINGLE):
         hashes = hashes * np.uint64(0x100000001B3) + letters[place : place + windows]
     hashes = (hashes ^ (hashes >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
-    owner = np.repeat(np.arange(len(texts), dtype=np.uint64), lengths)[:windows]
-    inside = np.arange(windows) <= np.repeat(np.cumsum(lengths) - SHINGLE, lengths)[:windows]  # the window ends where its text does, or before
-    both = _distinct(((owner << BITS) | (hashes >> (np.uint64(64) - BITS)))[inside])
+    owner = owner[:windows]
+    inside = np.arange(windows) <= ends[owner] - SHINGLE  # the window ends where its text does, or before
+    both = _distinct(((owner.astype(np.uint64) << BITS) | (hashes >> (np.uint64(64) - BITS)))[inside])
     return both & ((np.uint64(1) << BITS) - np.uint64(1)), np.bincount((both >> BITS).astype(np.int64), minlength=len(texts))
 
 

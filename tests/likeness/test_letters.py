@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from texts import questions
 
-from promedical_jax.corpus.near import SHINGLE, _shingles, alike, clusters, evened, jaccard
+from promedical_jax.likeness.letters import SHINGLE, _shingles, alike, jaccard
+from promedical_jax.likeness.pairs import clusters
+from promedical_jax.likeness.text import evened
 
 
 def edited(text: str, rng: np.random.Generator) -> str:
