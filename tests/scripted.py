@@ -6,6 +6,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from served import Replies
+
 from promedical_jax.corpus.asked import prompt
 from promedical_jax.corpus.recipe import CorpusConfig
 
@@ -41,9 +43,9 @@ def reply(_: int, body: dict[str, Any]) -> tuple[int, str, dict[str, str]]:
     return 200, json.dumps({"choices": [{"message": {"content": json.dumps(what_is_said(body))}}]}), {}
 
 
-def flaky(number: int, body: dict[str, Any]) -> tuple[int, str, dict[str, str]]:
-    """The same replies, most of them after one or two failures of every sort."""
-    fault = hashed(json.dumps(body["messages"][:2]) + str(number), 8) if number < 2 else 7
+def flaky(number: int, body: dict[str, Any], among: int = 8, then: Replies = reply) -> tuple[int, str, dict[str, str]]:
+    """As `then`, but of `among` first and second tries six meet with a fault, each of another sort."""
+    fault = hashed(json.dumps(body["messages"][:2]) + str(number), among) if number < 2 else among
     match fault:
         case 0:
             return 429, "slow down", {"Retry-After": "0.01"}
@@ -57,7 +59,7 @@ def flaky(number: int, body: dict[str, Any]) -> tuple[int, str, dict[str, str]]:
             raise ConnectionError("dropped")
         case 5:
             time.sleep(0.05)
-    return reply(number, body)
+    return then(number, body)
 
 
 def config(recipe: dict[str, Any]) -> CorpusConfig:
