@@ -83,7 +83,7 @@ class Asker:
             self._key_forms = (key, json.dumps(key)[1:-1], key.replace("/", r"\/"))  # as JSON may write it, too
         self._store = _open(config.cache, f"{where}.cache")
         self._next = 0.0  # when the next request may go out
-        self._held = 0.0  # what requests that are under way may cost
+        self._under_way, self._held = 0, 0.0  # requests, and what they may cost
         self._stopped: InputError | None = None
         self._freed = asyncio.Condition()
         self.counts: Counter[str] = Counter()
@@ -172,7 +172,8 @@ class Asker:
                     place = f"{self._where}.url: {self._config.url}"
                     raise InputError(f"{place} answers {reply.status_code}: {said!r}; check url, model and key of {self._where}")
             finally:
-                self._held -= most
+                self._under_way -= 1
+                self._held = self._held - most if self._under_way else 0.0  # exactly: a rest of rounding would be waited for without end
                 async with self._freed:
                     self._freed.notify_all()
             self._silent = 0 if answered else self._silent
@@ -189,7 +190,7 @@ class Asker:
         refused: those that are under way come to their end, and no more are sent."""
         most, budget = self._price(sum(len(message["content"].encode()) + 16 for message in messages), self._config.max_tokens), self._config.budget
         async with self._freed:
-            while not self._stopped and budget is not None and self._held and self.spent() + self._held + most > budget:
+            while not self._stopped and budget is not None and self._under_way and self.spent() + self._held + most > budget:
                 await self._freed.wait()  # what is under way will cost less than it might
             if self._stopped:
                 raise InputError(str(self._stopped))
@@ -197,6 +198,7 @@ class Asker:
                 said = f"{self._where}.budget: {self.spent():.4g} of {budget:g} are spent, and the next question may cost {most:.2g}"
                 kept = f"what was replied is in {self._config.cache}" if self._config.cache else f"set {self._where}.cache to keep what is replied"
                 raise InputError(f"{said}; raise it and run again ({kept})")
+            self._under_way += 1
             self._held += most
         if self._config.per_minute:
             now = monotonic()

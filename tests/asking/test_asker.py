@@ -185,6 +185,14 @@ def test_a_budget_is_spent_to_the_last_question_it_pays_for(server: Server) -> N
     assert 12 <= sum(server.seen.values()) <= 20  # 60 pay for 20; the last must have had 23 left
 
 
+def test_a_budget_that_is_spent_ends_also_where_sums_are_rounded(server: Server) -> None:
+    """Of what was held for requests that are over, nothing may be left, were it 1e-21."""
+    server.reply = graded
+    asking = asker(server, budget=4e-5, concurrency=8, price_reply=1.0, max_tokens=8)
+    with pytest.raises(InputError, match="4e-05 are spent"):
+        asyncio.run(asyncio.wait_for(asking._ask_all(asks(40)), 20))  # what waits without end fails here, and does not hang
+
+
 def test_a_key_is_not_said_in_part_either(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRADER_KEY", "sk-" + "S" * 60)
     server.reply = lambda *_: (401, "x" * 170 + " sk-" + "S" * 60, {})
