@@ -43,4 +43,5 @@ def _embed(texts: Sequence[str]) -> np.ndarray:
 
 def _framed(text: str) -> str:
     """A blank before and behind each word; one of a single letter is made longer, for no window is as short."""
-    return "".join(f" {word:_<{GRAM - 2}} " for word in words(text))
+    said = [word if len(word) > 1 else word + "_" for word in words(text)]
+    return f" {'  '.join(said)} " if said else ""

@@ -92,6 +92,12 @@ def at_least(passed: int, reviewed: int, error: float) -> float:
     return float(beta.ppf(error, passed, reviewed - passed + 1)) if passed else 0.0
 
 
+def as_seen(threshold: float, missed: float) -> float:
+    """The pass rate that physicians see at most where the share that is right is at most `threshold`, if they let pass the share `missed` of what is wrong
+    (measured by rubrics with planted faults). What they fault wrongly lowers what they see, and errs to the safe side."""
+    return threshold + (1 - threshold) * missed
+
+
 def enough(passed: int, reviewed: int, number: int, threshold: float, error: float = 0.05) -> bool:
     """Whether to stop after round `number`, from 1. Over all rounds, to stop while the pass rate is at most `threshold` has at most the probability `error`."""
     return at_least(passed, reviewed, allowed(error, number)) > threshold

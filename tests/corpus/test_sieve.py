@@ -8,6 +8,7 @@ from promedical_jax.corpus.question import Question
 from promedical_jax.corpus.recipe import Sieve
 from promedical_jax.corpus.sieve import sieve
 from promedical_jax.corpus.sources import SOURCES, read_source
+from promedical_jax.likeness import NGRAMS, Space
 from promedical_jax.rubric import Message
 
 
@@ -59,6 +60,28 @@ def test_items_of_benchmarks_are_found_verbatim_always_and_lightly_edited_nearly
     assert len(gone & set(range(1100, 1200))) >= 95
     assert len(gone & set(range(1000))) <= 10 and len(kept) == 1200 - len(dropped)
     assert all(d.because.startswith("suite, item ") for d in dropped if d.reason == "benchmark")
+
+
+def test_the_same_words_in_another_order_are_the_same_question_and_the_same_item() -> None:
+    asked = said(
+        "A man of sixty with gout takes warfarin. Which drug is best for him?",
+        "Which drug is best for him: a man of sixty with gout takes warfarin?",
+        "Which drug is best for him: a man of sixty with gout takes heparin?",
+        "For burns of the hand at work, what is the first thing to do, and when is it too late?",
+    )
+    suite = ["At work, when is it too late, and what is the first thing to do for burns of the hand?"]
+    kept, dropped = sieve(asked, Sieve(near=1.0, benchmark=1.0), {"suite": suite})
+    assert [(d.id, d.reason, d.because) for d in dropped] == [("q1", "same meaning", "q0"), ("q3", "benchmark", "suite, item 1")]
+    assert [q.id for q in kept] == ["q0", "q2"]
+    assert len(sieve(asked, Sieve(near=1.0, meaning=None, benchmark=1.0, benchmark_meaning=None), {"suite": ["At work?"]})[0]) == 4
+
+
+def test_each_text_has_its_vector_made_once() -> None:
+    made: list[str] = []
+    space = Space(lambda texts: (made.extend(texts), NGRAMS.embed(texts))[1], NGRAMS.near)
+    asked = said(*texts_of(20, 0))
+    sieve(asked, Sieve(), {"suite": texts_of(3, 50)}, space)
+    assert sorted(made) == sorted([*texts_of(20, 0), *texts_of(3, 50)])
 
 
 def test_a_short_item_is_found_by_all_its_words_and_a_shorter_one_by_its_likeness() -> None:
