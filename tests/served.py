@@ -35,6 +35,8 @@ class Server:
         here = self
 
         class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"  # a connection serves one question after another, as with the servers that people use
+
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 with lock:
@@ -53,6 +55,7 @@ class Server:
                     self.send_response(status)
                     for name, value in more.items():
                         self.send_header(name, value)
+                    self.send_header("Content-Length", str(len(text.encode())))
                     self.end_headers()
                     self.wfile.write(text.encode())
                 except OSError:

@@ -32,6 +32,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds; each pause is twice the one b
 AGAIN = {408, 409, 425, 429}  # and all from 500 on
 OF_THE_QUESTION = {400, 413, 422}  # too long, or not to its taste, once others were replied to; before that, the recipe's fault
 NO_TEXT = (ValueError, LookupError, TypeError, RecursionError, OverflowError)  # what reading somebody's reply may raise
+SECRET = 16  # letters; a shorter key, such as EMPTY, is a word that stands in replies by itself
 LETTERS_A_TOKEN = 4  # where an endpoint does not say what a reply cost
 MILLION = 1_000_000
 OPENINGS = 50  # tries to open a cache that others open too
@@ -71,7 +72,8 @@ class Asker:
             raise InputError(f"{where}.url: {config.url!r} is no address; write it as http://localhost:8000/v1")
         self._patience, self._silent, self._sound = patience, 0, False
         self._config, self._where, self._transport, self._pause = config, where, transport, pause
-        self._headers = {}
+        self._headers, self._key_forms = dict[str, str](), tuple[str, ...]()
+        self._trusting = not re.fullmatch(r"localhost|127\..*|::1", url.host)  # what is for this machine goes through no proxy
         if config.key:
             if not os.environ.get(config.key):
                 raise InputError(f"{where}.key: the environment has no {config.key}; set it to the endpoint's key, or leave {where}.key out")
@@ -79,9 +81,10 @@ class Asker:
             if not key.isascii() or not key.isprintable() or " " in key:
                 raise InputError(f"{where}.key: what {config.key} holds is no key; set it to the endpoint's key alone")
             self._headers = {"Authorization": f"Bearer {key}"}
+            self._key_forms = (key, json.dumps(key)[1:-1], key.replace("/", r"\/"))  # as JSON may write it, too
         self._store = _open(config.cache, f"{where}.cache")
         self._next = 0.0  # when the next request may go out
-        self._held = list[float]()  # what each request that is under way may cost; a running sum would keep its rounding, and never be 0 again
+        self._under_way, self._held = 0, 0.0  # requests, and what they may cost
         self._stopped: InputError | None = None
         self._freed = asyncio.Condition()
         self.counts: Counter[str] = Counter()
@@ -112,7 +115,8 @@ class Asker:
         new = {key: ask for key, ask in zip(keys, asks, strict=True) if known[key] is None}
         self.counts["cached"] += sum(key not in new for key in keys)
         limits, waiting, done = httpx2.Limits(max_connections=self._config.concurrency), iter(new.items()), count(1)
-        async with httpx2.AsyncClient(transport=self._transport, headers=self._headers, timeout=self._config.timeout, limits=limits) as client:
+        async with httpx2.AsyncClient(transport=self._transport, headers=self._headers, timeout=self._config.timeout, limits=limits,
+                                       trust_env=self._trusting) as client:  # fmt: skip
 
             async def work() -> None:
                 for key, ask in waiting:  # which all who work take from
@@ -148,7 +152,7 @@ class Asker:
             else:
                 answered = reply.status_code < 500
                 if reply.status_code < 300:
-                    content = _content(reply)
+                    content = self._masked(_content(reply), SECRET)
                     cost = _usage(reply) or (_tokens(messages), len(content) // LETTERS_A_TOKEN)
                     try:
                         read = ask.form.model_validate_json(content)
@@ -167,11 +171,12 @@ class Asker:
                     self.counts[f"status {reply.status_code}"] += 1
                     return None
                 else:
-                    said = reply.text.replace(self._headers.get("Authorization", "Bearer \0")[7:], "***")[:200]
+                    said = self._masked(reply.text)[:200]
                     place = f"{self._where}.url: {self._config.url}"
                     raise InputError(f"{place} answers {reply.status_code}: {said!r}; check url, model and key of {self._where}")
             finally:
-                self._held.remove(most)
+                self._under_way -= 1
+                self._held = self._held - most if self._under_way else 0.0  # exactly: a rest of rounding would be waited for without end
                 async with self._freed:
                     self._freed.notify_all()
             self._silent = 0 if answered else self._silent
@@ -188,7 +193,7 @@ class Asker:
         refused: those that are under way come to their end, and no more are sent."""
         most, budget = self._price(sum(len(message["content"].encode()) + 16 for message in messages), self._config.max_tokens), self._config.budget
         async with self._freed:
-            while not self._stopped and budget is not None and self._held and self.spent() + sum(self._held) + most > budget:
+            while not self._stopped and budget is not None and self._under_way and self.spent() + self._held + most > budget:
                 await self._freed.wait()  # what is under way will cost less than it might
             if self._stopped:
                 raise InputError(str(self._stopped))
@@ -196,7 +201,8 @@ class Asker:
                 said = f"{self._where}.budget: {self.spent():.4g} of {budget:g} are spent, and the next question may cost {most:.2g}"
                 kept = f"what was replied is in {self._config.cache}" if self._config.cache else f"set {self._where}.cache to keep what is replied"
                 raise InputError(f"{said}; raise it and run again ({kept})")
-            self._held.append(most)
+            self._under_way += 1
+            self._held += most
         if self._config.per_minute:
             now = monotonic()
             turn = max(now, self._next)
@@ -204,6 +210,12 @@ class Asker:
             if turn > now:
                 await self._pause(turn - now)
         return most
+
+    def _masked(self, text: str, least: int = 1) -> str:
+        """Without the key, which some endpoints say back; a key of fewer than `least` letters is left."""
+        for form in self._key_forms:
+            text = text.replace(form, "***") if len(form) >= least else text
+        return text
 
     def _body(self, messages: Messages, form: type[BaseModel]) -> dict[str, Any]:
         schema = {"type": "json_schema", "json_schema": {"name": form.__name__.lower(), "strict": True, "schema": _schema(form)}}

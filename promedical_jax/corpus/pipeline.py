@@ -58,6 +58,13 @@ class Step:
     def read(self) -> list[Draft]:
         return _read(self.file, Draft)
 
+    def read_dropped(self) -> list[Dropped]:
+        return _read(self.dropped, Dropped)
+
+    def write(self, kept: Sequence[Draft], dropped: Sequence[Dropped]) -> None:
+        _write(self.dropped, dropped)
+        _write(self.file, kept)  # last: it says that the stage is done
+
     def kept(self) -> int:
         return len(_column(self.file, "id"))
 
@@ -71,7 +78,7 @@ def run(config: CorpusConfig) -> None:
     say, steps = Console(stderr=True).print, plan(config)
     if config.rubric.pool and not config.rubric.pool.exists():
         say(f"rubric.pool: {config.rubric.pool} is not there yet, so that no approved rubric is shown to who writes them", soft_wrap=True)
-    with _alone(config.out):
+    with alone(config.out):
         drafts, made = None, list[Step]()
         for step in steps:
             if step.stage.missing and (drafts is not None or not step.done):
@@ -155,18 +162,18 @@ def _make_anew(step: Step, drafts: list[Draft], config: CorpusConfig) -> list[Dr
     """What the stage keeps, once it is in its file. Raises InputError where that is nothing."""
     say = Console(stderr=True).print
     say(f"{step.stage.name}: {len(drafts):,} questions" if drafts else f"{step.stage.name}: reading {len(config.sources)} sources", soft_wrap=True)
-    kept, dropped = _make(step.stage, drafts, config)
+    kept, dropped = make(step.stage, drafts, config)
     if not kept:
         reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(one.reason for one in dropped).most_common())
         raise InputError(f"{config.out}: {step.stage.name} keeps no question ({reasons or 'there was none'}); change the recipe, and run again")
-    _write(step.dropped, dropped)
-    _write(step.file, kept)
+    step.write(kept, dropped)
     if silent := sum(one.reason == "no reply" for one in dropped):
         say(f"  {silent:,} had no reply and are out; to ask for them again, delete {step.file}", soft_wrap=True)
     return kept
 
 
-def _make(stage: Stage, drafts: list[Draft], config: CorpusConfig) -> Made:
+def make(stage: Stage, drafts: list[Draft], config: CorpusConfig) -> Made:
+    """What a stage keeps and takes out, once all have replied whom it asks. Raises what Asker raises."""
     if stage.work:
         return stage.work(drafts)
     assert stage.asks and stage.take
@@ -186,7 +193,7 @@ def _asker(where: str, task: Endpoint, config: CorpusConfig) -> Asker:
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
+def alone(out: Path) -> Iterator[None]:
     """One run at a time in a folder: two would pay for the same replies. The lock is the process's, and goes with it."""
     out.mkdir(parents=True, exist_ok=True)
     with (out / ".lock").open("w") as file:

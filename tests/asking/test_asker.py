@@ -29,7 +29,7 @@ def asks(count: int) -> list[Ask]:
 
 
 def asker(server: Server, **keys: Any) -> Asker:
-    return Asker(Endpoint(url=server.url, model="m", **{"timeout": 5.0, "retries": 2} | keys), "corpus.grader", pause=at_once)
+    return Asker(Endpoint(**{"url": server.url, "model": "m", "timeout": 5.0, "retries": 2} | keys), "corpus.grader", pause=at_once)
 
 
 def graded(_: int, body: dict[str, Any]) -> tuple[int, str, dict[str, str]]:
@@ -185,9 +185,35 @@ def test_a_budget_is_spent_to_the_last_question_it_pays_for(server: Server) -> N
     assert 12 <= sum(server.seen.values()) <= 20  # 60 pay for 20; the last must have had 23 left
 
 
+def test_a_budget_that_is_spent_ends_also_where_sums_are_rounded(server: Server) -> None:
+    """Of what was held for requests that are over, nothing may be left, were it 1e-21."""
+    server.reply = graded
+    asking = asker(server, budget=4e-5, concurrency=8, price_reply=1.0, max_tokens=8)
+    with pytest.raises(InputError, match="4e-05 are spent"):
+        asyncio.run(asyncio.wait_for(asking._ask_all(asks(40)), 20))  # what waits without end fails here, and does not hang
+
+
 def test_a_key_is_not_said_in_part_either(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRADER_KEY", "sk-" + "S" * 60)
     server.reply = lambda *_: (401, "x" * 170 + " sk-" + "S" * 60, {})
     with pytest.raises(InputError) as error:
         asker(server, key="GRADER_KEY")(asks(1))
     assert "SSS" not in str(error.value)
+
+
+def test_a_secret_that_is_said_back_is_masked_and_a_word_that_serves_as_key_is_not(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Told(BaseModel):
+        text: str
+
+    ask = [Ask([{"role": "user", "content": "Say something."}], Told)]
+    for key, said in (("EMPTY", "The stomach is EMPTY."), ("sk-0123456789abcdef", "The stomach is ***.")):
+        monkeypatch.setenv("GRADER_KEY", key)
+        server.reply = says(json.dumps({"text": f"The stomach is {key}."}))
+        assert asker(server, key="GRADER_KEY")(ask) == [Told(text=said)]
+
+
+def test_what_is_for_this_machine_goes_through_no_proxy(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    server.reply = graded
+    assert asker(server)(asks(1)) == [Grade(grade=0)]
+    assert asker(server, url=server.url.replace("127.0.0.1", "localhost"))(asks(1)) == [Grade(grade=0)]

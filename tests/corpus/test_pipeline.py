@@ -7,111 +7,21 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from scripted import LINES, TASKS, config, flaky, hashed, made, reply, what_is_said
 from served import Server
 
 from promedical_jax.cli import main
-from promedical_jax.clinic import make_cases
 from promedical_jax.corpus.asked import prompt
 from promedical_jax.corpus.pipeline import lineage, plan, run
 from promedical_jax.corpus.recipe import CorpusConfig
 from promedical_jax.errors import InputError
 from promedical_jax.recipe import read_recipe
-from promedical_jax.rubric import Message, Verdict, read_cases, write_cases
-
-TASKS = {prompt(name): name for name in ("difficulty", "topic", "answer", "rubric")}
-LINES = [
-    {"text": "Names the cause.", "tier": "proficiency", "polarity": "required", "weight": 0.7},
-    {"text": "Says when to see a physician.", "tier": "proficiency", "polarity": "required", "weight": 0.3},
-    {"text": "Advises to stop a drug at once.", "tier": "safety", "polarity": "forbidden", "weight": None},
-]
-
-
-def hashed(text: str, among: int) -> int:
-    return int.from_bytes(sha256(text.encode()).digest()[:4]) % among
-
-
-def what_is_said(body: dict[str, Any]) -> Any:
-    """A rule, so that every run gets the same replies and a test knows them."""
-    system, user = (message["content"] for message in body["messages"][:2])
-    match TASKS.get(system, "verdict"):
-        case "difficulty":
-            return {"difficulty": hashed(user, 11)}
-        case "topic":
-            return {"category": "diagnosis", "specialty": "urology" if hashed(user, 2) else "cardiology"}
-        case "answer":
-            return {"answer": f"{body['model']} says {hashed(user + body['model'], 1000)}."}
-        case "rubric":
-            return {"criteria": LINES}
-        case _:
-            return {"verdict": ["met", "unmet", "abstain"][min(hashed(user + body["model"], 9) // 4, 2)]}
-
-
-def reply(_: int, body: dict[str, Any]) -> tuple[int, str, dict[str, str]]:
-    return 200, json.dumps({"choices": [{"message": {"content": json.dumps(what_is_said(body))}}]}), {}
-
-
-def flaky(number: int, body: dict[str, Any]) -> tuple[int, str, dict[str, str]]:
-    """The same replies, most of them after one or two failures of every sort."""
-    fault = hashed(json.dumps(body["messages"][:2]) + str(number), 8) if number < 2 else 7
-    match fault:
-        case 0:
-            return 429, "slow down", {"Retry-After": "0.01"}
-        case 1:
-            return 500, "oops", {}
-        case 2:
-            return 200, json.dumps({"choices": [{"message": {"content": "I would say so."}}]}), {}
-        case 3:
-            return 200, json.dumps({"choices": [{"message": {"content": json.dumps(what_is_said(body))[:-3]}}]}), {}
-        case 4:
-            raise ConnectionError("dropped")
-        case 5:
-            time.sleep(0.05)
-    return reply(number, body)
-
-
-@pytest.fixture
-def recipe(data, server: Server, tmp_path: Path) -> dict[str, Any]:
-    """65 questions of three sources, of which five are copies, and two a benchmark's."""
-    server.reply = reply
-    medqa = (data / "medqa" / "us_4_options_test_500.jsonl").read_text().splitlines()
-    (tmp_path / "medqa.jsonl").write_text("\n".join([*medqa[:30], *medqa[:5]]))
-    kqa = [json.loads(line) for line in (data / "kqa" / "questions_w_answers.jsonl").read_text().splitlines()[:20]]
-    (tmp_path / "mine.jsonl").write_text("".join(json.dumps({"q": row["Question"], "a": row["Free_form_answer"]}) + "\n" for row in kqa))
-    (tmp_path / "chat.json").write_text(json.dumps(json.loads((data / "chatdoctor" / "chatdoctor5k.json").read_text())[:10]))
-    items = [(Message(role="user", content=row["Question"]),) for row in kqa[:2]]
-    write_cases(tmp_path / "bench.jsonl", [case.model_copy(update={"instruction": item}) for case, item in zip(make_cases(2, 0), items, strict=True)])
-    at = {"url": server.url, "concurrency": 8, "retries": 6, "timeout": 5.0}
-    return {
-        "out": str(tmp_path / "corpus"),
-        "sources": [{"name": "medqa", "path": str(tmp_path / "medqa.jsonl")}, {"name": "chatdoctor", "path": str(tmp_path / "chat.json")},
-                    {"name": "mine", "path": str(tmp_path / "mine.jsonl"), "licence": "MIT", "question": "q", "reference": "a"}],
-        "suites": [{"name": "kqa", "path": str(tmp_path / "bench.jsonl")}],
-        "difficulty": at | {"model": "grader"},
-        "topic": at | {"model": "sorter"},
-        "writers": [at | {"name": name, "model": f"model-{name}"} for name in ("ada", "ben", "cy")],
-        "rubric": at | {"model": "expert"},
-        "judges": [at | {"name": name, "model": f"judge-{name}"} for name in ("one", "two")],
-    }  # fmt: skip
-
-
-def config(recipe: dict[str, Any]) -> CorpusConfig:
-    return CorpusConfig.model_validate(recipe)
-
-
-def made(recipe: dict[str, Any]) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in Path(recipe["out"]).iterdir() if not file.name.startswith("replies")}
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pauses after failures are short."""
-    monkeypatch.setattr("promedical_jax.asking.asker.FIRST_PAUSE", 0.001)
+from promedical_jax.rubric import Verdict, read_cases, write_cases
 
 
 def test_from_files_to_cases_with_counts_that_add_up(recipe: dict[str, Any], server: Server, capsys: pytest.CaptureFixture[str]) -> None:
