@@ -44,6 +44,7 @@ class ReviewConfig(Settings):
     pool: Path | None = Field(None, description="file of reviewed rubrics, .jsonl, which grows by each round; needed for rubrics")
     threshold: Share = Field(0.93, description="share of rubrics that must be right before review may stop")
     error: Share = Field(0.05, description="probability, over all rounds, that it stops although fewer are right")
+    missed: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="share of wrong rubrics that physicians let pass, as planted faults show it")
     exports: Path | None = Field(None, description="folder of Label Studio's JSON exports, to read back without a url")
     studio: StudioRecipe = StudioRecipe()
 

@@ -13,7 +13,7 @@ from promedical_jax.atomic import replacing
 from promedical_jax.errors import InputError
 from promedical_jax.review.reading import Page, choice, refuse_rest
 from promedical_jax.review.recipe import ReviewConfig
-from promedical_jax.review.rounds import allowed, at_least, compare, enough, needed
+from promedical_jax.review.rounds import allowed, as_seen, at_least, compare, enough, needed
 from promedical_jax.review.seal import FILE, read_key
 from promedical_jax.rubric.case import WEIGHT_SUM_TOLERANCE, Case, Criterion, Polarity, Record, Rubric, Tier
 from promedical_jax.rubric.files import read_cases, write_cases
@@ -200,11 +200,11 @@ def _gold(case: Case, rubric: Rubric, number: int) -> Case:
 
 
 def advice(record: Round, config: ReviewConfig) -> str:
-    """Whether it is enough, or what the next round needs."""
-    after, goal = record.number + 1, f"{100 * config.threshold:g} %"
-    if enough(record.passed, record.drawn, record.number, config.threshold, config.error):
+    """Whether it is enough, or what the next round needs; of what passes, the recipe's share `missed` of the wrong ones is not believed."""
+    after, goal, seen = record.number + 1, f"{100 * config.threshold:g} %", as_seen(config.threshold, config.missed)
+    if enough(record.passed, record.drawn, record.number, seen, config.error):
         return f"enough: more than {goal} are right, but for the probability that this round may err with; no further round is needed"
-    if record.pass_rate <= config.threshold:
+    if record.pass_rate <= seen:
         return f"not enough: at this pass rate no number of reviews shows that {goal} are right; let the pool teach the writer, and review again"
-    count = needed(record.pass_rate, after, config.threshold, config.error)
+    count = needed(record.pass_rate, after, seen, config.error)
     return f"not enough to say that more than {goal} are right: if as many pass, round {after} needs {count:,} rubrics, all of them submitted"

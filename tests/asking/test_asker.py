@@ -190,7 +190,7 @@ def test_a_budget_that_is_spent_ends_also_where_sums_are_rounded(server: Server)
     server.reply = graded
     asking = asker(server, budget=4e-5, concurrency=8, price_reply=1.0, max_tokens=8)
     with pytest.raises(InputError, match="4e-05 are spent"):
-        asyncio.run(asyncio.wait_for(asking._ask_all(asks(40)), 20))  # what waits without end fails here, and does not hang
+        asyncio.run(asyncio.wait_for(asking._ask_all(asks(40), lambda *_: None), 20))  # what waits without end fails here, and does not hang
 
 
 def test_a_key_is_not_said_in_part_either(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

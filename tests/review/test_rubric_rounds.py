@@ -13,7 +13,7 @@ from promedical_jax.review import adjudication, export, readback
 from promedical_jax.review.reading import Page
 from promedical_jax.review.recipe import ReviewConfig, StudioRecipe
 from promedical_jax.review.rounds import compare
-from promedical_jax.review.rubrics import correction, read_pool, read_rounds
+from promedical_jax.review.rubrics import advice, correction, read_pool, read_rounds
 from promedical_jax.review.seal import Task, in_order, read_key
 from promedical_jax.rubric import Answer, Case, Criterion, Judgement, Message, Polarity, Rubric, Tier, Verdict, write_cases
 
@@ -151,6 +151,7 @@ def test_rounds_until_it_is_enough(studio: StandIn, tmp_path: Path, capsys: pyte
     readback.run(config)
     said = capsys.readouterr().out
     assert "enough: more than 80 % are right" in said
+    assert advice(read_rounds(config)[1], config.model_copy(update={"missed": 0.7})).startswith("not enough")  # most of the 98 may have been let pass
     readback.run(config)  # again: nothing twice
     assert [(one.number, one.reviewed, one.passed) for one in read_rounds(config)] == [(1, 100, 70), (2, 100, 98)] and len(read_pool(config)) == 200
     assert read_rounds(config)[1].allowed_error == pytest.approx(0.05 * 6 / (3.141592653589793 * 2) ** 2)
