@@ -12,7 +12,7 @@ from pydantic import AwareDatetime, BaseModel, ValidationError, model_validator
 
 from promedical_jax.errors import InputError
 from promedical_jax.review.recipe import ReviewConfig
-from promedical_jax.review.seal import FILE, Sealed, Task, broken
+from promedical_jax.review.seal import FILE, Sealed, Task, broken, read_key
 from promedical_jax.review.studio import Studio
 from promedical_jax.rubric.case import Judgement, Record, Text, Verdict
 from promedical_jax.rubric.faults import sentence
@@ -76,10 +76,14 @@ class _Row(BaseModel):
 
 
 def read_pages(config: ReviewConfig, keys: Sequence[Sealed]) -> list[Page]:
-    """A page for each task of these keys, in their order. Raises InputError for what is not of this review, and for a key that was changed after the export."""
+    """A page for each task of these keys, in their order; exports of other rounds of this review may lie beside. Raises InputError for what is not of this
+    review, and for a key that was changed after the export."""
     found: dict[str, list[tuple[str, _Annotation]]] = {}
     known = {code: sealed for sealed in keys for code in sealed.key.by_code}
+    other_rounds = {read_key(file.parent).key.review for file in config.out.glob(f"round-*/**/{FILE}")} - {sealed.key.review for sealed in keys}
     for place, row in _rows(config, keys):
+        if row.data.get("review") in other_rounds:
+            continue
         found.setdefault(_code(place, row, known, keys), []).extend((place, annotation) for annotation in row.annotations)
     pages = []
     for sealed in keys:
