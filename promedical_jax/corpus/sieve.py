@@ -4,6 +4,7 @@ In that order, each question is dropped for the first reason that holds. A bench
 where it has fewer), or is alike by letters, for an edit in a short question leaves no 13 words in a row, or is near in the space of the recipe.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
@@ -22,6 +23,7 @@ from promedical_jax.rubric.case import Record
 # The last two are of later stages.
 Reason = Literal["licence", "language", "short", "long", "copy", "near copy", "same meaning", "benchmark", "difficulty", "no reply"]
 WORDS = 13  # in a row: the length that GPT-3's authors took for contamination (arXiv 2005.14165, appendix C)
+COUNTED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\s\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+")  # a word, or a sign of Chinese or Japanese
 FEWEST = 4  # words of a benchmark's item that can be found in a question; shorter ones must be alike
 
 
@@ -54,7 +56,7 @@ def _stages(wanted: Sieve, benchmarks: Mapping[str, Sequence[str]], space: Space
         yield "licence", lambda left: {i: q.licence for i, q in enumerate(left) if q.licence not in (wanted.licences or ())}
     if wanted.languages is not None:
         yield "language", lambda left: foreign([q.text for q in left], wanted.languages or ())
-    count = lambda left: enumerate(len(q.text.split()) for q in left)  # noqa: E731
+    count = lambda left: enumerate(len(COUNTED.findall(q.text)) for q in left)  # noqa: E731
     yield "short", lambda left: {i: f"{n} words" for i, n in count(left) if n < wanted.shortest}
     yield "long", lambda left: {i: f"{n} words" for i, n in count(left) if n > wanted.longest}
     yield "copy", _copies

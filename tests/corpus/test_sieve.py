@@ -62,6 +62,12 @@ def test_items_of_benchmarks_are_found_verbatim_always_and_lightly_edited_nearly
     assert all(d.because.startswith("suite, item ") for d in dropped if d.reason == "benchmark")
 
 
+def test_signs_of_chinese_are_words() -> None:
+    asked = said("痛风急性发作时可以服用阿司匹林吗？", "痛吗", "Is 5mg of 华法林 safe?")
+    kept, dropped = sieve(asked, Sieve(shortest=4, longest=17))
+    assert [q.id for q in kept] == ["q0", "q2"] and [(d.id, d.because) for d in dropped] == [("q1", "2 words")]
+
+
 def test_the_same_words_in_another_order_are_the_same_question_and_the_same_item() -> None:
     asked = said(
         "A man of sixty with gout takes warfarin. Which drug is best for him?",
