@@ -166,6 +166,7 @@ class Endpoint(Settings):
 
     url: str | None = Field(None, description="as in http://localhost:8000/v1; answers and criteria are sent there")
     model: str | None = Field(None, description="the model's name there")
+    replicas: tuple[str, ...] = Field((), description="further urls where the same model runs; each is asked in turn, and for one that fails another")
     key: str | None = Field(None, description="name of the environment variable that holds the key; null: none is sent")
     concurrency: Positive = Field(16, description="questions at a time")
     timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(60.0, description="seconds for one reply")
@@ -175,6 +176,7 @@ class Endpoint(Settings):
     price_prompt: Rate = Field(0.0, description="what a million tokens of questions cost, in any money")
     price_reply: Rate = Field(0.0, description="what a million tokens of replies cost")
     budget: Annotated[float, Field(gt=0)] | None = Field(None, description="the most that may be spent, in that money and over all runs with this cache")
+    budget_tokens: Positive | None = Field(None, description="the most tokens of questions and replies together, over all runs with this cache")
     cache: Path | None = Field(None, description="SQLite file that keeps sound replies and what was spent: no question is paid for twice")
 
     @model_validator(mode="after")

@@ -9,7 +9,6 @@ import asyncio
 import json
 import os
 import re
-import sqlite3
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,13 +16,13 @@ from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from itertools import count
-from pathlib import Path
-from time import monotonic, sleep
+from time import monotonic
 from typing import Any
 
 import httpx2
 from pydantic import BaseModel, ValidationError
 
+from promedical_jax.asking.store import Store, Tokens
 from promedical_jax.config import Endpoint
 from promedical_jax.errors import InputError
 from promedical_jax.rubric.faults import sentence
@@ -35,13 +34,6 @@ NO_TEXT = (ValueError, LookupError, TypeError, RecursionError, OverflowError)  #
 SECRET = 16  # letters; a shorter key, such as EMPTY, is a word that stands in replies by itself
 LETTERS_A_TOKEN = 4  # where an endpoint does not say what a reply cost
 MILLION = 1_000_000
-OPENINGS = 50  # tries to open a cache that others open too
-TABLES = (
-    "CREATE TABLE IF NOT EXISTS replies (question TEXT PRIMARY KEY, content TEXT NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS spent (endpoint TEXT PRIMARY KEY, prompt_tokens INTEGER NOT NULL, reply_tokens INTEGER NOT NULL)",
-)
-ADD = """INSERT INTO spent VALUES (?, ?, ?) ON CONFLICT (endpoint)
-         DO UPDATE SET prompt_tokens = prompt_tokens + excluded.prompt_tokens, reply_tokens = reply_tokens + excluded.reply_tokens"""
 Messages = list[dict[str, str]]
 
 
@@ -64,16 +56,12 @@ class Asker:
         Raises InputError for a url that is none, a key's variable that is not set or no key, and for a cache that is none.
         """
         assert config.url and config.model
-        try:
-            url = httpx2.URL(config.url)
-        except (httpx2.InvalidURL, ValueError):
-            url = httpx2.URL("")
-        if url.scheme not in ("http", "https") or not re.fullmatch(r"[\w.:-]+", url.host):
-            raise InputError(f"{where}.url: {config.url!r} is no address; write it as http://localhost:8000/v1")
+        hosts = [_host(config.url, f"{where}.url"), *(_host(url, f"{where}.replicas") for url in config.replicas)]
+        self._addresses, self._turns = [f"{url.rstrip('/')}/chat/completions" for url in (config.url, *config.replicas)], count()
         self._patience, self._silent, self._sound = patience, 0, False
         self._config, self._where, self._transport, self._pause = config, where, transport, pause
         self._headers, self._key_forms = dict[str, str](), tuple[str, ...]()
-        self._trusting = not re.fullmatch(r"localhost|127\..*|::1", url.host)  # what is for this machine goes through no proxy
+        self._trusting = not all(re.fullmatch(r"localhost|127\..*|::1", host) for host in hosts)  # what is for this machine goes through no proxy
         if config.key:
             if not os.environ.get(config.key):
                 raise InputError(f"{where}.key: the environment has no {config.key}; set it to the endpoint's key, or leave {where}.key out")
@@ -82,9 +70,9 @@ class Asker:
                 raise InputError(f"{where}.key: what {config.key} holds is no key; set it to the endpoint's key alone")
             self._headers = {"Authorization": f"Bearer {key}"}
             self._key_forms = (key, json.dumps(key)[1:-1], key.replace("/", r"\/"))  # as JSON may write it, too
-        self._store = _open(config.cache, f"{where}.cache")
+        self._store = Store(config.cache, f"{where}.cache")
         self._next = 0.0  # when the next request may go out
-        self._under_way, self._held = 0, 0.0  # requests, and what they may cost
+        self._held: Counter[Tokens] = Counter()  # what each request that is under way may cost at most
         self._stopped: InputError | None = None
         self._freed = asyncio.Condition()
         self.counts: Counter[str] = Counter()
@@ -99,15 +87,15 @@ class Asker:
         with ThreadPoolExecutor(1) as apart:  # a notebook has an event loop already
             return apart.submit(asyncio.run, self._ask_all(asks, tell)).result()
 
-    def left(self, asks: Sequence[Ask]) -> tuple[int, float]:
-        """How many of these would be asked now, and about what they cost, in money, if each is replied to at full length."""
+    def left(self, asks: Sequence[Ask]) -> tuple[int, int, float]:
+        """How many of these would be asked now, and about how many tokens and how much money they cost, if each is replied to at full length."""
         new = {key: ask for key, ask in ((self._key(ask), ask) for ask in asks) if self._known(key, ask) is None}
-        return len(new), sum(self._price(_tokens(ask.messages), self._config.max_tokens) for ask in new.values())
+        tokens = sum(_tokens(ask.messages) for ask in new.values()), len(new) * self._config.max_tokens
+        return len(new), sum(tokens), self._price(tokens)
 
     def spent(self) -> float:
         """What this endpoint has cost so far, in money, over all runs with this cache."""
-        row = self._store.execute("SELECT prompt_tokens, reply_tokens FROM spent WHERE endpoint = ?", (self._endpoint,)).fetchone()
-        return self._price(*row) if row else 0.0
+        return self._price(self._store.spent(self._endpoint))
 
     async def _ask_all(self, asks: Sequence[Ask], tell: Callable[[int, int], None]) -> list[BaseModel | None]:
         keys = [self._key(ask) for ask in asks]
@@ -137,13 +125,13 @@ class Asker:
 
     async def _ask(self, client: httpx2.AsyncClient, key: str, ask: Ask) -> BaseModel | None:
         """One sound reply; None where none came in so many tries."""
-        messages = ask.messages
+        messages, first = ask.messages, next(self._turns)
         for tried in range(self._config.retries + 1):
             wait = FIRST_PAUSE * 2**tried
             most, answered = await self._turn(messages), False
             try:
                 async with asyncio.timeout(self._config.timeout):  # of the whole reply: one that trickles in forever hangs as well
-                    reply = await client.post(f"{str(self._config.url).rstrip('/')}/chat/completions", json=self._body(messages, ask.form))
+                    reply = await client.post(self._addresses[(first + tried) % len(self._addresses)], json=self._body(messages, ask.form))
             except (httpx2.TimeoutException, TimeoutError):
                 self.counts["timeouts"] += 1
                 self._keep(_tokens(messages), 0)  # who hung may have been at work
@@ -175,8 +163,7 @@ class Asker:
                     place = f"{self._where}.url: {self._config.url}"
                     raise InputError(f"{place} answers {reply.status_code}: {said!r}; check url, model and key of {self._where}")
             finally:
-                self._under_way -= 1
-                self._held = self._held - most if self._under_way else 0.0  # exactly: a rest of rounding would be waited for without end
+                self._held[most] -= 1
                 async with self._freed:
                     self._freed.notify_all()
             self._silent = 0 if answered else self._silent
@@ -188,21 +175,19 @@ class Asker:
             raise InputError(f"{what}; see that it runs, and run again: what was replied is kept")
         return None
 
-    async def _turn(self, messages: Messages) -> float:
+    async def _turn(self, messages: Messages) -> Tokens:
         """Waits for the request's turn, and returns what it may cost at most. Raises InputError where that cannot be paid for, and once another request was
         refused: those that are under way come to their end, and no more are sent."""
-        most, budget = self._price(sum(len(message["content"].encode()) + 16 for message in messages), self._config.max_tokens), self._config.budget
+        most = sum(len(message["content"].encode()) + 16 for message in messages), self._config.max_tokens
         async with self._freed:
-            while not self._stopped and budget is not None and self._under_way and self.spent() + self._held + most > budget:
+            while not self._stopped and (held := +self._held) and self._too_much([most, *held.elements()]):
                 await self._freed.wait()  # what is under way will cost less than it might
             if self._stopped:
                 raise InputError(str(self._stopped))
-            if budget is not None and self.spent() + most > budget:
-                said = f"{self._where}.budget: {self.spent():.4g} of {budget:g} are spent, and the next question may cost {most:.2g}"
+            if said := self._too_much([most]):
                 kept = f"what was replied is in {self._config.cache}" if self._config.cache else f"set {self._where}.cache to keep what is replied"
                 raise InputError(f"{said}; raise it and run again ({kept})")
-            self._under_way += 1
-            self._held += most
+            self._held[most] += 1
         if self._config.per_minute:
             now = monotonic()
             turn = max(now, self._next)
@@ -210,6 +195,15 @@ class Asker:
             if turn > now:
                 await self._pause(turn - now)
         return most
+
+    def _too_much(self, costs: Sequence[Tokens]) -> str | None:
+        """Whether these are more than a budget has left, in words."""
+        spent, more = self._store.spent(self._endpoint), (sum(prompt for prompt, _ in costs), sum(reply for _, reply in costs))
+        limits = (("budget", self._config.budget, self._price), ("budget_tokens", self._config.budget_tokens, sum))
+        for name, limit, price in limits:
+            if limit is not None and price(spent) + price(more) > limit:
+                return f"{self._where}.{name}: {price(spent):.4g} of {limit:g} are spent, and the next question may cost {price(more):.2g}"
+        return None
 
     def _masked(self, text: str, least: int = 1) -> str:
         """Without the key, which some endpoints say back; a key of fewer than `least` letters is left."""
@@ -224,47 +218,33 @@ class Asker:
     def _keep(self, prompt_tokens: int, reply_tokens: int, reply: tuple[str, str] | None = None) -> None:
         """Cost and reply in one transaction."""
         self.counts["tokens"] += prompt_tokens + reply_tokens
-        with self._store:
-            self._store.execute(ADD, (self._endpoint, prompt_tokens, reply_tokens))
-            if reply:
-                self._store.execute("INSERT OR REPLACE INTO replies VALUES (?, ?)", reply)
+        self._store.keep(self._endpoint, (prompt_tokens, reply_tokens), reply)
 
-    def _price(self, prompt_tokens: int, reply_tokens: int) -> float:
-        return (prompt_tokens * self._config.price_prompt + reply_tokens * self._config.price_reply) / MILLION
+    def _price(self, tokens: Tokens) -> float:
+        return (tokens[0] * self._config.price_prompt + tokens[1] * self._config.price_reply) / MILLION
 
     @property
     def _endpoint(self) -> str:
         return f"{self._config.url} {self._config.model}"
 
     def _known(self, key: str, ask: Ask) -> BaseModel | None:
-        row = self._store.execute("SELECT content FROM replies WHERE question = ?", (key,)).fetchone()
-        return ask.form.model_validate_json(row[0]) if row else None
+        content = self._store.reply(key)
+        return ask.form.model_validate_json(content) if content is not None else None
 
     def _key(self, ask: Ask) -> str:
         """Of all that a reply depends on: the endpoint, the question, the form."""
         return sha256(json.dumps([self._endpoint, ask.messages, _schema(ask.form)]).encode()).hexdigest()
 
 
-def _open(path: Path | None, where: str) -> sqlite3.Connection:
+def _host(address: str, where: str) -> str:
+    """Raises InputError for what is no address."""
     try:
-        if path:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        store = sqlite3.connect(path or ":memory:", check_same_thread=False, timeout=60.0)
-        for tried in range(OPENINGS):
-            try:
-                store.execute("PRAGMA journal_mode = WAL")
-                break
-            except sqlite3.OperationalError as error:  # this one statement does not wait for another process that opens the file
-                if "locked" not in str(error) or tried == OPENINGS - 1:
-                    raise
-                sleep(0.1)
-        with store:
-            store.execute("PRAGMA synchronous = NORMAL")  # what is written outlives the process; and the machine, but for its last moment
-            for table in TABLES:
-                store.execute(table)
-    except (sqlite3.Error, OSError) as error:
-        raise InputError(f"{where}: {path} is no cache of replies ({error}); name another file") from None
-    return store
+        url = httpx2.URL(address)
+    except (httpx2.InvalidURL, ValueError):
+        url = httpx2.URL("")
+    if url.scheme not in ("http", "https") or not re.fullmatch(r"[\w.:-]+", url.host):
+        raise InputError(f"{where}: {address!r} is no address; write it as http://localhost:8000/v1")
+    return url.host
 
 
 def _tokens(messages: Messages) -> int:

@@ -5,7 +5,7 @@ n-th draft from r on through all stages behind, in a folder of its own: `out`/sh
 killed pays for nothing twice, and no two write to one database. `merge` makes of them the very files that one machine would have made. All ranks see `out`, a
 shared folder, and the sources.
 
-What a recipe says of an endpoint as a whole is divided among the ranks: `budget` and `per_minute`, in equal parts. `concurrency` is each rank's.
+What a recipe says of an endpoint as a whole is divided among the ranks: the budgets and `per_minute`, in equal parts. `concurrency` is each rank's.
 """
 
 from collections.abc import Callable
@@ -97,5 +97,6 @@ def _share(endpoint: E, out: Path, world_size: int) -> E:
     return endpoint.model_copy(update={
         "cache": out / (endpoint.cache.name if endpoint.cache else REPLIES),
         "budget": endpoint.budget / world_size if endpoint.budget else None,
+        "budget_tokens": max(endpoint.budget_tokens // world_size, 1) if endpoint.budget_tokens else None,
         "per_minute": max(endpoint.per_minute // world_size, 1) if endpoint.per_minute else None,
     })  # fmt: skip

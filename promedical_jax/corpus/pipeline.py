@@ -112,8 +112,8 @@ def cost(config: CorpusConfig) -> None:
     drafts = steps[place - 1].read()
     for i, (where, task) in enumerate(step.stage.whom):
         asker = _asker(where, task, config)
-        count, money = asker.left(step.stage.asks(drafts, i))
-        print(f"{step.stage.name}, {where} ({task.model}): {count:,} questions, about {money:.4g}; spent so far {asker.spent():.4g}")
+        count, tokens, money = asker.left(step.stage.asks(drafts, i))
+        print(f"{step.stage.name}, {where} ({task.model}): {count:,} questions, about {money:.4g} and {tokens:,} tokens; spent so far {asker.spent():.4g}")
 
 
 def lineage(config: CorpusConfig, name: str) -> Iterator[str]:

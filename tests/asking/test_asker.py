@@ -59,7 +59,7 @@ def test_what_is_spent_is_counted_over_runs_and_no_more_than_the_budget(server: 
     server.reply = graded
     money = {"price_prompt": 1e5, "price_reply": 1e6, "max_tokens": 2, "cache": tmp_path / "replies.sqlite", "concurrency": 4}  # a reply costs 3
     asking = asker(server, budget=20.0, **money)
-    assert asking.left(asks(10)) == (10, pytest.approx(10 * (0.1 * 3 + 2)))  # fifteen letters are about three tokens
+    assert asking.left(asks(10)) == (10, 50, pytest.approx(10 * (0.1 * 3 + 2)))  # fifteen letters are about three tokens
     with pytest.raises(InputError, match=r"corpus.grader.budget: \d+ of 20 are spent.*raise it and run again \(what was replied is in .*replies.sqlite\)"):
         asking(asks(10))
     paid = sum(server.seen.values())
@@ -183,6 +183,28 @@ def test_a_budget_is_spent_to_the_last_question_it_pays_for(server: Server) -> N
     with pytest.raises(InputError, match="budget"):
         asking(asks(40))
     assert 12 <= sum(server.seen.values()) <= 20  # 60 pay for 20; the last must have had 23 left
+
+
+def test_replicas_of_a_model_share_the_questions_and_stand_in_for_each_other(server: Server, tmp_path: Path) -> None:
+    other = Server()
+    server.reply = other.reply = graded
+    asking = asker(server, replicas=[other.url], cache=tmp_path / "replies.sqlite")
+    assert asking(asks(40)) == [Grade(grade=i) for i in range(40)]
+    assert sum(server.seen.values()) == 20 == sum(other.seen.values())
+    other.server.shutdown()
+    other.server.server_close()
+    assert asking(asks(60)) == [Grade(grade=i) for i in range(60)] and asking.counts["failed"] == 0 and asking.counts["unreachable"] > 0
+    assert asker(server, cache=tmp_path / "replies.sqlite").left(asks(60))[0] == 0  # whoever replied, the model's reply is known
+    with pytest.raises(InputError, match=r"grader.replicas: 'nowhere' is no address"):
+        asker(server, replicas=["nowhere"])
+
+
+def test_a_budget_of_tokens_needs_no_price_and_is_kept(server: Server, tmp_path: Path) -> None:
+    server.reply = graded  # a reply costs 12 tokens
+    asking = asker(server, budget_tokens=120, concurrency=4, max_tokens=20, cache=tmp_path / "replies.sqlite")
+    with pytest.raises(InputError, match=r"grader.budget_tokens: \d+ of 120 are spent, and the next question may cost \d+; raise it and run again"):
+        asking(asks(40))
+    assert 3 <= sum(server.seen.values()) < 40 and asking.counts["tokens"] <= 120 and asking.spent() == 0
 
 
 def test_a_budget_that_is_spent_ends_also_where_sums_are_rounded(server: Server) -> None:
