@@ -5,6 +5,7 @@ No text is cut.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +28,7 @@ END = "<|endoftext|>"
 def open_last_token(model: Path | str, mesh: Mesh, batch: int = 32, dtype: Dtype = "float32") -> Callable[[Sequence[str]], np.ndarray]:
     """The embedder of an HF folder or a name on the hub: texts -> float32 [n, D]. Raises InputError for one without weights."""
     folder = hf.resolve(model)
-    config = hf.read_config(folder)
+    config = replace(hf.read_config(folder), tied=True)  # no tokens are predicted: Qwen3-Embedding-8B says that it has an unembedding, and has none
     tokenizer = load_tokenizer(folder, config.vocabulary)
     params = hf.load(folder, config, shardings(mesh, transformer.axes(config)), dtype)
     if params is None:

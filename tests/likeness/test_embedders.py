@@ -1,5 +1,6 @@
 """Vectors of models: a language model's last state on meshes of one device and eight, whatever the batch; a static model's mean; and models that are none."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -53,6 +54,20 @@ def test_the_token_that_sums_up_stands_at_the_end_once(folder: Path, tmp_path: P
     bare, ended = (open_last_token(made, where)(["gout", f"gout{END}"]) for made in (folder, tmp_path / "with"))
     close(ended[0], ended[1], 1e-6)
     assert np.abs(ended[0] - bare[0]).max() > 0.01
+
+
+def test_a_backbone_that_was_saved_by_itself_is_read_as_qwen3_embedding_is(folder: Path, tmp_path: Path) -> None:
+    """Its tensors lack the name of the whole, and config.json may speak of an unembedding that is not there."""
+    from safetensors.numpy import load_file, save_file
+
+    shutil.copytree(folder, tmp_path / "flat")
+    whole = load_file(folder / "model.safetensors")
+    save_file({name.removeprefix("model."): x for name, x in whole.items() if name != "lm_head.weight"}, tmp_path / "flat" / "model.safetensors")
+    fields = json.loads((folder / "config.json").read_text())
+    assert not fields["tie_word_embeddings"] and "lm_head.weight" in whole
+    (tmp_path / "flat" / "config.json").write_text(json.dumps(fields | {"architectures": ["Qwen3Model"]}))
+    where = make_mesh(devices=jax.devices()[:1])
+    assert (open_last_token(tmp_path / "flat", where)(TEXTS) == open_last_token(folder, where)(TEXTS)).all()
 
 
 def test_a_folder_without_weights_is_no_embedder(folder: Path, tmp_path: Path) -> None:

@@ -216,10 +216,14 @@ def test_known_models_are_whole_configs_to_transformers(name: str) -> None:
     assert isinstance(ours.rope.scaling, Llama3 | Yarn) == ("3.1" in name or "3.2" in name or "3.3" in name)
 
 
-def test_vectors_are_those_of_last_token_pooling(tmp_path: Path) -> None:
-    """As Qwen3-Embedding is used: padded on the left, the state behind the last norm of the last token, which ends the text, at length 1."""
-    theirs = make_goldens.build(3, "qwen3", **SIZES | {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "tie_word_embeddings": True})
-    theirs.save_pretrained(tmp_path)
+@pytest.mark.parametrize("tied", [True, False])
+def test_vectors_are_those_of_last_token_pooling(tied: bool, tmp_path: Path) -> None:
+    """As Qwen3-Embedding is used: padded on the left, the state behind the last norm of the last token, which ends the text, at length 1. As it is stored: the
+    backbone by itself, whether or not config.json says that there is an unembedding beside it."""
+    theirs = make_goldens.build(3, "qwen3", **SIZES | {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "tie_word_embeddings": tied})
+    theirs.model.save_pretrained(tmp_path, max_shard_size="100KB")
+    theirs.config.save_pretrained(tmp_path)
+    assert "embed_tokens.weight" in json.loads((tmp_path / "model.safetensors.index.json").read_text())["weight_map"]
     tokenizer = build_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": [END]})
     tokenizer.padding_side = "left"

@@ -73,7 +73,8 @@ def parse_config(fields: Fields, where: str) -> ModelConfig:
     unknown = fields.keys() - allowed - FIXED[kind].keys() - IGNORED - ALSO_IGNORED[kind]
     if unknown:
         raise InputError(f"{where}: the fields {', '.join(sorted(unknown))} are not implemented, and leaving them out could change the model")
-    if fields.get("architectures") not in (None, [ARCHITECTURES[kind]]):
+    backbone = ARCHITECTURES[kind].replace("ForCausalLM", "Model")  # as one that was trained to embed texts is saved
+    if fields.get("architectures") not in (None, [ARCHITECTURES[kind]], [backbone]):
         raise InputError(f"{where}: architectures is {json.dumps(fields['architectures'])}, and only {ARCHITECTURES[kind]} is implemented")
     for name, value in FIXED[kind].items():
         if fields.get(name, value) != value:

@@ -16,13 +16,14 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from promedical_jax.errors import InputError
-from promedical_jax.model.hf.names import Index, Leaf, Shape, compare, get, leaves, tree_of
+from promedical_jax.model.hf.names import NAMES, UNEMBED, Index, Leaf, Shape, compare, get, leaves, tree_of
 from promedical_jax.model.transformer import Dtype, ModelConfig, Params
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD = re.compile(r"model-(\d+)-of-(\d+)\.safetensors")
 FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 NO_MESH = Mesh(np.empty((), object), ())  # placement is given here, array by array; a mesh around the caller would only add its own
+BACKBONE = "model."  # before the names of the backbone's tensors
 HEADS = "heads.safetensors"  # a reward model's, beside its backbone's weights
 
 
@@ -30,6 +31,7 @@ class Stored(NamedTuple):
     """Where a tensor is, by its file's header."""
 
     file: Path
+    name: str  # there
     dtype: str
     shape: Shape
 
@@ -89,7 +91,7 @@ def _place(leaf: Leaf, name: str, stored: dict[str, Stored], where: Sharding) ->
         by_part.setdefault(ranges, []).append(device)
     arrays = []
     for ranges, devices in by_part.items():
-        host = leaf.part(partial(_cut, stored[name].file, name), tuple(slice(*bounds) for bounds in ranges))
+        host = leaf.part(partial(_cut, stored[name].file, stored[name].name), tuple(slice(*bounds) for bounds in ranges))
         arrays += jax.block_until_ready([jax.device_put(host, device) for device in devices])
         del host
     return jax.make_array_from_single_device_arrays(leaf.apart, where, arrays)
@@ -125,7 +127,10 @@ def _into(leaf: Leaf, where: Sharding):
 
 
 def headers(folder: Path) -> dict[str, Stored] | None:
-    """Every tensor in the weight files of a folder, by its name; None where there are none. Raises InputError for files that are not whole."""
+    """Every tensor in the weight files of a folder, by its name; None where there are none. Raises InputError for files that are not whole.
+
+    A backbone that was saved by itself, as Qwen3-Embedding was, has the names that it has within the whole model here.
+    """
     stored: dict[str, Stored] = {}
     listed = _files(folder)
     for file, promised in listed.items():
@@ -137,6 +142,8 @@ def headers(folder: Path) -> dict[str, Stored] | None:
             if name in stored:
                 raise InputError(f"{file}: tensor {name} is also in {stored[name].file.name}; keep one of the two files, or fetch the checkpoint again")
             stored[name] = tensor
+    if listed and NAMES["embed"] not in stored and NAMES["embed"].removeprefix(BACKBONE) in stored:
+        return {name if name == UNEMBED else BACKBONE + name: tensor for name, tensor in stored.items()}
     return stored if listed else None
 
 
@@ -199,7 +206,7 @@ def header(file: Path) -> dict[str, Stored]:
     try:
         tensors = {name: fields for name, fields in json.loads(raw).items() if name != "__metadata__"}
         ends = {name: fields["data_offsets"][1] for name, fields in tensors.items()}
-        stored = {name: Stored(file, fields["dtype"], tuple(fields["shape"])) for name, fields in tensors.items()}
+        stored = {name: Stored(file, name, fields["dtype"], tuple(fields["shape"])) for name, fields in tensors.items()}
     except (ValueError, KeyError, TypeError, AttributeError, IndexError):
         raise InputError(fault) from None
     past = [name for name in sorted(ends, key=ends.__getitem__) if start + ends[name] > size]
