@@ -103,6 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--questions", type=int, default=823_703)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--peer", type=Path, help="python of an environment with SemHash; left out: ours alone")
+    parser.add_argument("--patience", type=float, default=3600.0, help="seconds after which SemHash is not waited for")
     parser.add_argument("--mesh", action="store_true", help="also all pairs on the devices, and which of them the cells missed")
     parser.add_argument("--out", type=Path, help="a JSON file for the result")
     given = parser.parse_args(arguments)
@@ -134,11 +135,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.mesh:
         result["mesh"] = _all_pairs(texts, threshold)
     if given.peer:
-        peak, theirs = _semhash(given.peer, texts, [threshold, SEMHASH_THRESHOLD])
-        result["semhash"] = {"peak_gib": round(peak, 2)}
-        for name, (least, spent) in theirs.items():
-            result["semhash"][name] = {"seconds": round(spent, 1), **figures(least, planted, given.questions)}
-        result["seconds_to_semhash"] = {name: round(seconds / spent, 3) for name, (_, spent) in theirs.items()}
+        try:
+            peak, theirs = _semhash(given.peer, texts, [threshold, SEMHASH_THRESHOLD], given.patience)
+        except subprocess.TimeoutExpired:
+            result["semhash"] = f"not done after {given.patience:g} s"
+        else:
+            result["semhash"] = {"peak_gib": round(peak, 2)}
+            for name, (least, spent) in theirs.items():
+                result["semhash"][name] = {"seconds": round(spent, 1), **figures(least, planted, given.questions)}
+            result["seconds_to_semhash"] = {name: round(seconds / spent, 3) for name, (_, spent) in theirs.items()}
     print(json.dumps(result))
     if given.out:
         given.out.write_text(json.dumps(result, indent=1) + "\n")
@@ -164,14 +169,14 @@ def _all_pairs(texts: Sequence[str], threshold: float) -> dict[str, Any]:
     return {"pairs": len(found[1]), "missed_by_cells": len(found[1] - found[0]), "seconds": seconds[1], "seconds_of_cells": seconds[0]}
 
 
-def _semhash(python: Path, texts: Sequence[str], thresholds: Sequence[float]) -> tuple[float, dict[str, tuple[list[int], float]]]:
+def _semhash(python: Path, texts: Sequence[str], thresholds: Sequence[float], patience: float) -> tuple[float, dict[str, tuple[list[int], float]]]:
     """Its peak in GiB, and by threshold what it takes out and the seconds."""
     with TemporaryDirectory() as made:
         file = Path(made) / "texts.json"
         file.write_text(json.dumps(texts))
         script, here = Path(__file__).parent / "peers" / "semhash_dedup.py", Path(__file__).parents[1]
         done = subprocess.run([str(python), str(script), "--texts", str(file), "--thresholds", *map(str, thresholds)], capture_output=True, text=True,
-                              env=os.environ | {"PYTHONPATH": str(here)})  # fmt: skip
+                              timeout=patience, env=os.environ | {"PYTHONPATH": str(here)})  # fmt: skip
     if done.returncode:
         raise SystemExit(f"{python}: SemHash failed\n{done.stderr[-3000:]}")
     said = json.loads(done.stdout.splitlines()[-1])
