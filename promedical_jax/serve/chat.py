@@ -72,7 +72,7 @@ class Chat:
                 if choice not in voices:
                     continue
                 if first:
-                    counts["first_token_seconds_sum", ""] += monotonic() - asked  # type: ignore[assignment]
+                    counts["first_token_seconds_sum", ""] += monotonic() - asked
                     counts["first_token_seconds_count", ""] += 1
                     first = False
                 piece = voices[choice].hear(choice, tokens, end)
@@ -106,7 +106,7 @@ class Chat:
         try:
             async for piece in pieces:
                 drawn += piece.drawn
-                if piece.text or piece.tokens and self.request.logprobs:
+                if piece.text or (piece.tokens and self.request.logprobs):
                     yield self._event(ChunkChoice(index=piece.choice, delta=Delta(content=piece.text), logprobs=self._log_probs(piece.tokens)))
                 if piece.end:
                     yield self._event(ChunkChoice(index=piece.choice, delta=Delta(), finish_reason=piece.end))

@@ -20,6 +20,7 @@ from promedical_jax.model.transformer import ModelConfig, Params
 from promedical_jax.serve import slots
 from promedical_jax.serve.slots import BLOCK, Asked, Said
 
+ENDING = 10.0  # seconds that a block, or a program that is being compiled, has left to come to its end
 End = Literal["stop", "length", "error"]
 Made = TypeVar("Made")
 
@@ -125,7 +126,7 @@ class Engine:
         with self._changed:
             self._closing = True
             self._changed.notify()
-        self._thread.join()
+        self._thread.join(ENDING)
 
     # In the engine's thread
 
@@ -187,11 +188,11 @@ class Engine:
         for slot, seat in enumerate(self._seated):
             if seat:
                 question, choice = seat
-                numbers = said.tokens[slot, : question.limit - self._asked.count[slot]].tolist()
+                numbers = said.tokens[slot, : question.limit - self._asked.drawn[slot]].tolist()
                 end: End | None = None
                 if self._stop in numbers:
                     numbers, end = numbers[: numbers.index(self._stop)], "stop"
-                elif self._asked.count[slot] + len(numbers) == question.limit:
+                elif self._asked.drawn[slot] + len(numbers) == question.limit:
                     end = "length"
                 if choice not in question.dropped:
                     question.hear(choice, [_token(said, slot, place, question.drawing.report) for place in range(len(numbers))], end)
@@ -200,7 +201,7 @@ class Engine:
                 else:
                     self._asked.token[slot] = numbers[-1]
                     self._asked.length[slot] += BLOCK
-                    self._asked.count[slot] += BLOCK
+                    self._asked.drawn[slot] += BLOCK
 
     def _read(self, tokens: Sequence[int]) -> Any:
         padded = np.zeros(next(length for length in slots.lengths(self.longest) if length >= len(tokens)), np.int32)

@@ -33,15 +33,16 @@ def run(config: ServeConfig) -> None:
     console.print("ended")
 
 
-def open_service(config: ServeConfig) -> Service:
-    """The models, loaded, and all programs compiled. Raises InputError for what is no policy, no reward model, or does not fit the mesh."""
+def open_service(config: ServeConfig, mesh: jax.sharding.Mesh | None = None) -> Service:
+    """The models, loaded, and all programs compiled; on the recipe's mesh where none is given. Raises InputError for what is no policy, no reward model, or
+    does not fit the mesh."""
     key, folder = config.secret(), hf.resolve(config.model)
     if is_reward_model(folder):
         raise InputError(f"model: {config.model} is a reward model; give it with --reward_model, beside a policy")
     model = hf.read_config(folder)
     named = hf.resolve(config.tokenizer, weights=False) if config.tokenizer else folder
     encoder, tokenizer = (load_tokenizer(named, model.vocabulary) for _ in range(2))
-    mesh = make_mesh(config.mesh.fsdp, config.mesh.tp, config.mesh.slice)
+    mesh = mesh or make_mesh(config.mesh.fsdp, config.mesh.tp, config.mesh.slice)
     check_divisible(mesh, {"batch": config.slots})
     judge = _judge(config, mesh)
     with jax.set_mesh(mesh):

@@ -60,7 +60,8 @@ def _check_size(service: Service, encoded: Encoded) -> int:
     service.check_length(prompt + max(answers) + max(criteria), "an instruction with an answer and a criterion")
     tokens, room = prompt + sum(answers) + len(answers) * sum(criteria), service.config.longest * service.config.slots
     if tokens > room:
-        raise Fault(400, f"the answers with their criteria have {tokens} tokens, and there is room for {room}; ask of fewer at a time", "context_length_exceeded")
+        said = f"the answers with their criteria have {tokens} tokens, and there is room for {room}; ask of fewer at a time"
+        raise Fault(400, said, "context_length_exceeded")
     return tokens
 
 

@@ -1,7 +1,7 @@
 """What all requests share: the engine, the tokenizer, the limits, what is counted; and how messages become tokens."""
 
 import asyncio
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ class Service:
     started: int = 0  # seconds since 1970
     open: int = 0  # requests under way
     ending: bool = False  # no more are taken
-    counts: Counter[tuple[str, str]] = field(default_factory=Counter)  # by figure, and its labels
+    counts: defaultdict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float))  # by figure, and its labels
     _encoding: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "encoding"))
 
     @property
@@ -64,7 +64,7 @@ class Service:
     def figures(self) -> str:
         """In the text format of Prometheus."""
         gauges = {"running": self.engine.running, "waiting": self.engine.waiting, "slots": self.engine.count, "requests_open": self.open}
-        counts = self.counts | Counter({("device_faults_total", ""): self.engine.faults})
+        counts = self.counts | {("device_faults_total", ""): float(self.engine.faults)}
         lines = [f"# TYPE promedical_{name} gauge\npromedical_{name} {value}" for name, value in gauges.items()]
         for name in sorted({name for name, _ in counts}):
             rows = [f"promedical_{name}{labels} {counts[name, labels]:.10g}" for known, labels in sorted(counts) if known == name]

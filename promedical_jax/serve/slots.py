@@ -11,7 +11,7 @@ Letters: S slots, T tokens of a block, N places of a row, P instruction tokens, 
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ class Asked(NamedTuple):
 
     token: np.ndarray  # the last token, which is not in the cache yet
     length: np.ndarray  # tokens that are
-    count: np.ndarray  # tokens of the answer so far: the number of the next draw
+    drawn: np.ndarray  # tokens of the answer so far: the number of the next draw
     running: np.ndarray  # bool
     draws: np.ndarray  # uint32 [S, 3]: the seed's two halves, and which of its choices this is
     temperature: np.ndarray  # 0 takes the most likely token
@@ -105,7 +105,7 @@ def join(cache: decode.Layers, prefix: decode.Layers, slot: jax.Array) -> decode
 def go_on(weights: Params, config: ModelConfig, cache: decode.Layers, asked: Asked, stop: int) -> tuple[decode.Layers, Said]:
     """A block of tokens of each row, or fewer where all that run have come to `stop` before; the cache has them all but the last."""
     slots, dtype, rows = len(asked.token), weights["embed"].dtype, spec("batch")
-    token, length, count, running, draws, temperature, top_k, top_p, _ = (pin(jnp.asarray(x)[:, None], "batch") for x in asked)
+    token, length, drawn, running, draws, temperature, top_k, top_p, _ = (pin(jnp.asarray(x)[:, None], "batch") for x in asked)
     seen = jnp.arange(jax.tree.leaves(cache)[0].shape[-1]) < length
     keys = on_each_device(_keys, (rows,), rows)(draws)
     unembed, warmth = transformer.unembedding(weights), jnp.where(temperature > 0, temperature, 1.0)[..., None]
@@ -118,10 +118,10 @@ def go_on(weights: Params, config: ModelConfig, cache: decode.Layers, asked: Ask
         place, token, running, said, block = state
         hidden, block = decode.step(weights, config, token, length + place, cache, seen, (), block, place, dtype)
         logits = to_logits(hidden, unembed, 1.0)
-        at = on_each_device(jax.vmap(jax.vmap(jax.random.fold_in)), (rows, rows), rows)(keys, count + place)
-        drawn, _ = draw(cut(logits / warmth, top_k, top_p), at, jnp.int32(0), jnp.float32(1))
+        at = on_each_device(jax.vmap(jax.vmap(jax.random.fold_in)), (rows, rows), rows)(keys, drawn + place)
+        likely, _ = draw(cut(logits / warmth, top_k, top_p), at, jnp.int32(0), jnp.float32(1))
         likeliest, _ = draw(logits, at, jnp.int32(0), jnp.float32(1), greedy=True)
-        token = jnp.where(temperature > 0, drawn, likeliest)
+        token = jnp.where(temperature > 0, likely, likeliest)
         reported = jax.lax.cond(wanted, partial(_report, tops=tops), lambda *_: tuple(x[:, 0] for x in blank[1:]), logits, token)
         new = Said(token[:, 0], *reported)
         said = jax.tree.map(lambda whole, x: jax.lax.dynamic_update_index_in_dim(whole, x, place, 1), said, new)

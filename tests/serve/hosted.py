@@ -9,10 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
 from folders import save_policy, save_reward_model
 from tiny import CONFIG, policy, reward_params
 
 from promedical_jax.clinic import build_tokenizer
+from promedical_jax.model.sharding import make_mesh
 from promedical_jax.reward import RewardModel, TierVerdicts, Verdicts
 from promedical_jax.rubric import Tier
 from promedical_jax.serve.app import Server, listen
@@ -20,6 +22,7 @@ from promedical_jax.serve.recipe import ServeConfig
 from promedical_jax.serve.run import open_service
 from promedical_jax.serve.service import Service
 
+ONE_DEVICE = make_mesh(devices=jax.devices()[:1])
 SIZES: dict[str, Any] = {"slots": 8, "longest": 128, "queue": 64, "max_body": 20_000, "timeout": 60, "grace": 20}
 
 
@@ -54,7 +57,7 @@ class Hosted:
 @contextmanager
 def hosted(folder: Path, **changed: Any) -> Iterator[Hosted]:
     """`changed`: keys of the recipe beside SIZES."""
-    made = Hosted(open_service(ServeConfig(model=folder / "policy", port=0, name="tiny", **SIZES | changed)))
+    made = Hosted(open_service(ServeConfig(model=folder / "policy", port=0, name="tiny", **SIZES | changed), ONE_DEVICE))
     try:
         yield made
     finally:
