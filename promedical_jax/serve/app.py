@@ -49,7 +49,7 @@ class Gate:
         }  # fmt: skip
         self._paths = {path: method for path, (method, _) in paths.items()}
         routes = [Route(path, endpoint, methods=[method]) for path, (method, endpoint) in paths.items()]
-        self._app = Starlette(routes=routes, exception_handlers={HTTPException: self._unknown, Fault: _told})
+        self._app = Starlette(routes=routes, exception_handlers={HTTPException: self._unknown, Fault: _told, Exception: _failed})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -74,10 +74,8 @@ class Gate:
             status = GONE
         except TimeoutError:  # it does not take what was written for it; uvicorn closes the connection of a response that is not whole
             status = GONE
-        except Exception as error:
+        except Exception as error:  # which Starlette has answered with `_failed`
             log.error("a request failed: %s: %s", type(error).__name__, str(error).partition("\n")[0])
-            if not status:
-                await _answer(Fault(500, "the server failed at this request; ask its operator", "server_error", "server_error"))(scope, receive, watched)
         finally:
             service.open -= 1
             path = scope["path"] if scope["path"] in self._paths else "other"
@@ -237,6 +235,10 @@ async def _gone(receive: Receive) -> None:
 async def _told(_: Request, fault: Exception) -> Response:
     assert isinstance(fault, Fault)
     return _answer(fault)
+
+
+async def _failed(_: Request, __: Exception) -> Response:
+    return _answer(Fault(500, "the server failed at this request; ask its operator", "server_error", "server_error"))
 
 
 def _answer(fault: Fault) -> Response:

@@ -47,11 +47,11 @@ def case_of(request: ScoreRequest) -> Case:
             for number, criterion in enumerate(request.criteria, 1)
         )  # fmt: skip
         form = Rubric
-        # A rubric has a proficiency criterion, for its S1; who asks of a violation alone may do so, and gets no S1.
+        # A rubric has a proficiency criterion, for its S1; who asks of a violation alone may do so, and gets no S1. Its parts are checked; the whole is not.
         rubric = Rubric(criteria=criteria) if proficient else Rubric.model_construct(criteria=criteria)
     except ValidationError as error:
         raise Fault(400, sentence(error, form)) from None
-    return Case(id="request", instruction=instruction, rubric=rubric)
+    return Case.model_construct(id="request", instruction=instruction, rubric=rubric)
 
 
 def _check_size(service: Service, encoded: Encoded) -> int:

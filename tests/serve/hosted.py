@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import jax
 from folders import save_policy, save_reward_model
 from tiny import CONFIG, policy, reward_params
@@ -41,6 +42,7 @@ class Hosted:
 
     def __init__(self, service: Service):
         self.service, self.server, listening = service, Server(service), listen("127.0.0.1", 0)
+        self.http = httpx.Client(timeout=60, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))  # each request on a connection of its own
         self.root = f"http://127.0.0.1:{listening.getsockname()[1]}"
         self.url = f"{self.root}/v1"
         self.thread = threading.Thread(target=self.server.run, args=([listening],), daemon=True)
@@ -48,6 +50,7 @@ class Hosted:
         until(lambda: self.server.started)
 
     def end(self) -> None:
+        self.http.close()
         if self.thread.is_alive():
             self.server.handle_exit(signal.SIGTERM, None)
             self.thread.join(60)

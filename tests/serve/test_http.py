@@ -162,8 +162,9 @@ def test_what_cannot_be_answered_is_refused_in_a_sentence(client: OpenAI, given:
     with pytest.raises(error) as caught:
         whole(client, **given)
     assert said in caught.value.message and caught.value.type == "invalid_request_error"
-    with pytest.raises(error):
-        streamed(client, **{"stream_options": {}} | given)
+    if "stream_options" not in given:
+        with pytest.raises(error):  # before a stream begins
+            streamed(client, **given)
 
 
 def test_the_model_is_listed(client: OpenAI) -> None:
@@ -241,9 +242,9 @@ def test_what_cannot_be_judged_is_refused_in_a_sentence(host: Hosted, given: dic
 
 
 def test_judging_waits_for_no_answer_and_disturbs_none(client: OpenAI, host: Hosted) -> None:
-    alone = whole(client, seed=9, max_tokens=90).choices[0].message.content
+    alone = whole(client, seed=9, max_tokens=80).choices[0].message.content
     with ThreadPoolExecutor(8) as pool:
-        answers = [pool.submit(whole, client, seed=9, max_tokens=90) for _ in range(4)]
+        answers = [pool.submit(whole, client, seed=9, max_tokens=80) for _ in range(4)]
         judged = [pool.submit(scored, host) for _ in range(4)]
         assert {answer.result().choices[0].message.content for answer in answers} == {alone}
         assert {one.result().text for one in judged} == {scored(host).text}
