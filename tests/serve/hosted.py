@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import jax
 from folders import save_policy, save_reward_model
 from tiny import CONFIG, policy, reward_params
@@ -42,7 +42,7 @@ class Hosted:
 
     def __init__(self, service: Service):
         self.service, self.server, listening = service, Server(service), listen("127.0.0.1", 0)
-        self.http = httpx.Client(timeout=60, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))  # each request on a connection of its own
+        self.http = httpx2.Client(timeout=60, trust_env=False, limits=httpx2.Limits(max_keepalive_connections=0))  # each request on a connection of its own
         self.root = f"http://127.0.0.1:{listening.getsockname()[1]}"
         self.url = f"{self.root}/v1"
         self.thread = threading.Thread(target=self.server.run, args=([listening],), daemon=True)

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import jax
 import openai
 import pytest
@@ -48,7 +48,7 @@ def unharmed(request: pytest.FixtureRequest) -> Iterator[None]:
     assert post(host).json()["choices"] == before and host.service.engine.faults == 0
 
 
-def post(host: Hosted, body: Any = ASKED, **more: Any) -> httpx.Response:
+def post(host: Hosted, body: Any = ASKED, **more: Any) -> httpx2.Response:
     given = {"json": body} if isinstance(body, dict) else {"content": body}
     return host.http.post(f"{host.url}/chat/completions", **given | more)
 
@@ -77,13 +77,13 @@ def locked(models: Path) -> Iterator[Hosted]:
 def test_a_wrong_key_gets_nothing(locked: Hosted, header: str | None) -> None:
     headers = {} if header is None else {b"Authorization": header.encode()}
     for method, path in (("POST", "/v1/chat/completions"), ("POST", "/v1/score"), ("GET", "/v1/models"), ("GET", "/metrics"), ("GET", "/no/such"), ("PUT", "/")):
-        reply = httpx.request(method, f"{locked.root}{path}", headers=headers, json=ASKED)
+        reply = httpx2.request(method, f"{locked.root}{path}", headers=headers, json=ASKED)
         assert reply.status_code == 401 and reply.json()["error"]["code"] == "invalid_api_key" and "tiny" not in reply.text and KEY not in reply.text
-    assert httpx.get(f"{locked.root}/health", headers=headers).json() == {"status": "ok"}
+    assert httpx2.get(f"{locked.root}/health", headers=headers).json() == {"status": "ok"}
 
 
 def test_two_keys_at_once_are_none(locked: Hosted) -> None:
-    assert httpx.get(f"{locked.url}/models", headers=[("Authorization", f"Bearer {KEY}"), ("Authorization", "Bearer x")]).status_code == 401
+    assert httpx2.get(f"{locked.url}/models", headers=[("Authorization", f"Bearer {KEY}"), ("Authorization", "Bearer x")]).status_code == 401
 
 
 def test_the_right_key_gets_all(locked: Hosted) -> None:
@@ -114,12 +114,12 @@ def test_a_body_that_is_too_large_is_a_413(host: Hosted, size: int, said: bool) 
 
 def test_paths_and_methods_that_are_none(host: Hosted) -> None:
     for method, path, status in (("GET", "/v1/chat/completions", 405), ("POST", "/v1/models", 405), ("GET", "/", 404), ("POST", "/v1/completions", 404)):
-        reply = httpx.request(method, f"{host.root}{path}")
+        reply = httpx2.request(method, f"{host.root}{path}")
         assert reply.status_code == status and path in reply.json()["error"]["message"]
 
 
 def test_without_a_reward_model_there_are_no_scores(host: Hosted) -> None:
-    reply = httpx.post(f"{host.url}/score", json={"instruction": "a", "answers": ["b"], "criteria": [{"text": "c", "tier": "safety"}]})
+    reply = httpx2.post(f"{host.url}/score", json={"instruction": "a", "answers": ["b"], "criteria": [{"text": "c", "tier": "safety"}]})
     assert reply.status_code == 404 and "--reward_model" in reply.json()["error"]["message"]
 
 
@@ -197,7 +197,7 @@ def test_who_leaves_frees_the_slot_at_once(host: Hosted, stream: bool, monkeypat
 def test_who_leaves_in_the_middle_of_a_stream_or_of_a_body(host: Hosted) -> None:
     port = int(host.root.rpartition(":")[2])
     for _ in range(5):
-        with httpx.stream("POST", f"{host.url}/chat/completions", json=LONG | {"stream": True}) as reply:
+        with httpx2.stream("POST", f"{host.url}/chat/completions", json=LONG | {"stream": True}) as reply:
             next(reply.iter_lines())
         with socket.create_connection(("127.0.0.1", port)) as raw:
             raw.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n{")
@@ -261,14 +261,14 @@ def test_told_to_end_it_finishes_what_is_under_way_and_takes_nothing_new(models:
         under_way = pool.submit(post, host, LONG)
         until(lambda: host.service.engine.running == 1)
         host.server.handle_exit(15, None)
-        refused, health = post(host), httpx.get(f"{host.root}/health")
+        refused, health = post(host), httpx2.get(f"{host.root}/health")
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "server_ending")
         assert (health.status_code, health.json()) == (503, {"status": "ending"})
         let_go()
         assert under_way.result().json()["choices"] == wanted
         host.thread.join(30)
         assert not host.thread.is_alive()
-        with pytest.raises(httpx.ConnectError):
+        with pytest.raises(httpx2.ConnectError):
             post(host)
 
 

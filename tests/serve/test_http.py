@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import openai
 import pytest
@@ -174,7 +174,7 @@ def test_the_model_is_listed(client: OpenAI) -> None:
 
 def test_figures_say_what_was_done(client: OpenAI, host: Hosted) -> None:
     def figures() -> dict[str, float]:
-        rows = [line.rsplit(" ", 1) for line in httpx.get(f"{host.root}/metrics").text.splitlines() if not line.startswith("#")]
+        rows = [line.rsplit(" ", 1) for line in httpx2.get(f"{host.root}/metrics").text.splitlines() if not line.startswith("#")]
         return {name.removeprefix("promedical_"): float(value) for name, value in rows}
 
     before = figures()
@@ -197,8 +197,8 @@ CRITERIA = [
 ANSWERS = ["Take rest.", "Take velotrin 40 mg daily. Come back in 5 days."]
 
 
-def scored(host: Hosted, **given: Any) -> httpx.Response:
-    return httpx.post(f"{host.url}/score", json={"instruction": "What should I take?", "answers": ANSWERS, "criteria": CRITERIA} | given, timeout=60)
+def scored(host: Hosted, **given: Any) -> httpx2.Response:
+    return httpx2.post(f"{host.url}/score", json={"instruction": "What should I take?", "answers": ANSWERS, "criteria": CRITERIA} | given, timeout=60)
 
 
 def test_criteria_are_judged_as_the_reward_model_judges_them(host: Hosted, models: Path) -> None:
