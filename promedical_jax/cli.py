@@ -27,6 +27,7 @@ app.command(f"{COMMANDS}:quickstart", name="quickstart", help="Run the whole pat
 app.command(train)
 app.command(f"{COMMANDS}:bench", name="bench", help="Judge a trained policy or reward model on cases.", sort_key=3)
 app.command(f"{COMMANDS}:score", name="score", help="Write a reward model's verdicts on the answers of cases back into the cases.", sort_key=3.5)
+app.command(f"{COMMANDS}:serve", name="serve", help="Put a policy behind an OpenAI-compatible endpoint, and a reward model beside it.", sort_key=3.6)
 app.command(f"{COMMANDS}:ledger", name="ledger", help="Look into a ledger: filter its rows, print them, write them elsewhere.", sort_key=3.7)
 app.command(f"{COMMANDS}:follow", name="follow", help="Write a page that follows one case through a run of GRPO or PPO.", sort_key=3.8)
 app.command(f"{COMMANDS}:plan", name="plan", help="Say what a stage would cost on chips that are not here: memory, time, traffic.", sort_key=4)

@@ -32,6 +32,7 @@ from promedical_jax.errors import InputError
 from promedical_jax.recipe import Key, dump, keys, read_recipe
 from promedical_jax.review.recipe import ReviewConfig
 from promedical_jax.rubric import Case, Tier, Verdict, write_cases
+from promedical_jax.serve.recipe import ServeConfig
 
 Recipe = Annotated[Path | None, Parameter(help="YAML recipe; the keys below are read from it, and flags have the last word")]
 PrintConfig = Annotated[bool, Parameter(negative=(), show_default=False, help="print the whole recipe as YAML, and do nothing else")]
@@ -115,6 +116,7 @@ grpo = recipe_command(GrpoConfig, "promedical_jax.train.grpo", _show_model)
 ppo = recipe_command(PpoConfig, "promedical_jax.train.ppo", _show_model)
 bench = recipe_command(BenchConfig, "promedical_jax.bench.run", positional="model")
 score = recipe_command(ScoreConfig, "promedical_jax.scoring")
+serve = recipe_command(ServeConfig, "promedical_jax.serve.run", positional="model")
 quickstart = recipe_command(QuickstartConfig, "promedical_jax.quickstart")
 corpus_run, corpus_status, corpus_cost = (recipe_command(CorpusConfig, "promedical_jax.corpus.pipeline", does=does) for does in ("run", "status", "cost"))
 review_export, review_import, review_agreement, review_adjudicate = (

@@ -11,6 +11,7 @@ from promedical_jax.corpus.recipe import CorpusConfig
 from promedical_jax.errors import InputError
 from promedical_jax.recipe import dump
 from promedical_jax.review.recipe import ReviewConfig
+from promedical_jax.serve.recipe import ServeConfig
 
 
 def preview(config: BaseModel) -> None:
@@ -21,6 +22,8 @@ def preview(config: BaseModel) -> None:
         lines = _preview_bench(config)
     elif isinstance(config, CorpusConfig):
         lines = _preview_corpus(config)
+    elif isinstance(config, ServeConfig):
+        lines = _preview_serve(config)
     elif isinstance(config, ReviewConfig):
         lines = _preview_review(config)
     else:
@@ -45,6 +48,30 @@ def _preview_bench(config: BenchConfig | ScoreConfig) -> dict[str, str]:
     if isinstance(config, BenchConfig) and config.judge:
         judge = {"judge": f"{config.judge}: width {hf.read_config(hf.resolve(config.judge, weights=False)).width}"}
     return {"model": f"{config.model}: {model.depth} layers of width {model.width}", "cases": f"{config.cases}: {len(cases):,} cases"} | judge
+
+
+def _preview_serve(config: ServeConfig) -> dict[str, str]:
+    """Reads configs and tokenizer; the port is left alone."""
+    from promedical_jax.data.load import load_tokenizer
+    from promedical_jax.model import hf
+    from promedical_jax.reward import check_reward_model
+
+    config.secret()
+    folder = hf.resolve(config.model, weights=False)
+    model = hf.read_config(folder)
+    load_tokenizer(hf.resolve(config.tokenizer, weights=False) if config.tokenizer else folder, model.vocabulary)
+    if config.reward_model and config.reward_model.is_dir():  # one on the hub is looked at when it is fetched
+        check_reward_model(config.reward_model)
+    return {
+        "model": f"{config.model}: {model.depth} layers of width {model.width}, called {config.called}",
+        "address": f"{config.host}, port {config.port}, {f'with the key in {config.key}' if config.key else 'without a key'}",
+        "slots": f"{config.slots} of {config.longest} tokens: {config.slots * config.longest * _token_bytes(config, model) / 2**30:.2f} GiB of keys and values",
+        "reward_model": str(config.reward_model),
+    }
+
+
+def _token_bytes(config: ServeConfig, model: Any) -> int:
+    return 2 * model.depth * model.kv_heads * model.head * {"float32": 4, "bfloat16": 2}[config.dtype]
 
 
 def _preview_corpus(config: CorpusConfig) -> dict[str, str]:

@@ -81,24 +81,30 @@ def _tell(text: str, tokenizer: Any) -> list[int]:
 
 
 def encode_instruction(case: Case, tokenizer: Any) -> list[int]:
-    """The instruction in the chat template, up to where the answer begins. Models that can think are asked not to.
+    """The instruction in the chat template, up to where the answer begins."""
+    return encode_messages([{"role": message.role, "content": message.content} for message in case.instruction], tokenizer, f"case {case.id!r}")
+
+
+def encode_messages(messages: Sequence[dict[str, str]], tokenizer: Any, where: str) -> list[int]:
+    """Messages {"role", "content"} in the chat template, up to where the next answer begins. Models that can think are asked not to. `where` they are from,
+    for an InputError.
 
     Control tokens in a message are only their letters: no patient ends his turn and begins another one in the system's name.
     """
-    messages = [{"role": message.role, "content": message.content} for message in case.instruction]
     control = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
     forged = [number for number, message in enumerate(messages) if any(token in message["content"] for token in control)]
     secret = sha256("".join(message["content"] for message in messages).encode()).hexdigest()
     texts = {}
+    shown = [dict(message) for message in messages]
     for number in forged:  # the template sees a mark in the place of such a text, which no message can hold, for it is made of all of them
         mark = f"text {number} {secret}"
-        texts[mark], messages[number]["content"] = messages[number]["content"], mark
-    whole = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+        texts[mark], shown[number]["content"] = shown[number]["content"], mark
+    whole = tokenizer.apply_chat_template(shown, tokenize=False, add_generation_prompt=True, enable_thinking=False)
     tokens: list[int] = []
     for mark, text in texts.items():
         before, found, whole = whole.partition(mark)
         if not found:
-            raise InputError(f"case {case.id!r}: a message has control tokens in it, and the chat template changes or drops this message; take them out")
+            raise InputError(f"{where}: a message has control tokens in it, and the chat template changes or drops this message; take them out")
         tokens += [*tokenizer.encode(before, add_special_tokens=False), *encode_text(text, tokenizer)]
     return [*tokens, *tokenizer.encode(whole, add_special_tokens=False)]
 

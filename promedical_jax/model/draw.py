@@ -20,6 +20,8 @@ SECTIONS = 8  # as many devices as can split the vocabulary without changing the
 ROWS = 16  # of a group: large enough to make noise cheap, small enough for the second stage to be so too
 NOTHING = -1e30  # the logit of what is cut away
 
+Everywhere = dict[str, Callable[..., jax.Array]]
+
 
 def draw(logits: jax.Array, keys: jax.Array, number: jax.Array, temperature: jax.Array, greedy: bool = False, top_k: int = 0,
          top_p: float = 1.0) -> tuple[jax.Array, jax.Array]:
@@ -44,10 +46,7 @@ def grid(vocabulary: int, parts: int = 1) -> tuple[int, int, int]:
 
 def _draw(logits: jax.Array, keys: jax.Array, number: jax.Array, temperature: jax.Array, greedy: bool, top_k: int, top_p: float,
           meshed: bool) -> tuple[jax.Array, jax.Array]:
-    everywhere: dict[str, Callable[..., jax.Array]] = {
-        name: partial(over, axis_name="tp") if meshed else lambda x: x
-        for name, over in (("sum", jax.lax.psum), ("max", jax.lax.pmax), ("min", jax.lax.pmin))
-    }
+    everywhere = _everywhere(meshed)
     here, parts, part = logits.shape[-1], jax.lax.axis_size("tp") if meshed else 1, jax.lax.axis_index("tp") if meshed else 0
     logits = logits / temperature
     if top_k or top_p < 1:
@@ -87,17 +86,46 @@ def _noise(keys: jax.Array, numbers: jax.Array, count: int) -> jax.Array:
     return jax.lax.optimization_barrier(noise)  # its logarithms by themselves, as max_rows
 
 
-def _cut(logits: jax.Array, top_k: int, top_p: float, everywhere: dict[str, Callable[..., jax.Array]]) -> jax.Array:
+def cut(logits: jax.Array, top_k: jax.Array, top_p: jax.Array) -> jax.Array:
+    """Logits [B, G, V] for `draw`, cut by a top_k and a top_p of each row's own, [B, G] each: 0 and 1 leave a row as it is, bit by bit. NOTHING stands in
+    place of what is cut away. Where no row is cut it costs nothing."""
+    rows, split = spec("batch"), spec("batch", None, "vocabulary")
+    return on_each_device(partial(_cut_rows, meshed=in_mesh()), (split, rows, rows), split)(logits, top_k, top_p)
+
+
+def _cut_rows(logits: jax.Array, top_k: jax.Array, top_p: jax.Array, meshed: bool) -> jax.Array:
+    everywhere = _everywhere(meshed)
+
+    def cut_some(logits: jax.Array) -> jax.Array:
+        logits = jnp.where((top_k > 0)[..., None], _largest(logits, top_k, everywhere), logits)
+        return jnp.where((top_p < 1)[..., None], _likeliest(logits, top_p, everywhere), logits)
+
+    return jax.lax.cond(jnp.any((top_k > 0) | (top_p < 1)), cut_some, lambda logits: logits, logits)
+
+
+def _cut(logits: jax.Array, top_k: int, top_p: float, everywhere: Everywhere) -> jax.Array:
     """The logits with NOTHING in place of what top_k and top_p cut away. Each threshold is found bit by bit, exactly and without sorting."""
     if top_k:
-        least = _threshold(logits, lambda kept: everywhere["sum"](jnp.sum(kept, -1)) >= top_k)
-        logits = jnp.where(_ordered(logits) >= least, logits, NOTHING)
-    if top_p < 1:
-        mass = jnp.exp(logits - everywhere["max"](jnp.max(logits, -1, keepdims=True)))
-        wanted = top_p * everywhere["sum"](jnp.sum(mass, -1))
-        least = _threshold(logits, lambda kept: everywhere["sum"](jnp.sum(jnp.where(kept, mass, 0.0), -1)) >= wanted)
-        logits = jnp.where(_ordered(logits) >= least, logits, NOTHING)
-    return logits
+        logits = _largest(logits, top_k, everywhere)
+    return _likeliest(logits, top_p, everywhere) if top_p < 1 else logits
+
+
+def _largest(logits: jax.Array, top_k: int | jax.Array, everywhere: Everywhere) -> jax.Array:
+    least = _threshold(logits, lambda kept: everywhere["sum"](jnp.sum(kept, -1)) >= top_k)
+    return jnp.where(_ordered(logits) >= least, logits, NOTHING)
+
+
+def _likeliest(logits: jax.Array, top_p: float | jax.Array, everywhere: Everywhere) -> jax.Array:
+    mass = jnp.exp(logits - everywhere["max"](jnp.max(logits, -1, keepdims=True)))
+    wanted = top_p * everywhere["sum"](jnp.sum(mass, -1))
+    least = _threshold(logits, lambda kept: everywhere["sum"](jnp.sum(jnp.where(kept, mass, 0.0), -1)) >= wanted)
+    return jnp.where(_ordered(logits) >= least, logits, NOTHING)
+
+
+def _everywhere(meshed: bool) -> Everywhere:
+    """Sums and the like over all parts of the vocabulary."""
+    overs = (("sum", jax.lax.psum), ("max", jax.lax.pmax), ("min", jax.lax.pmin))
+    return {name: partial(over, axis_name="tp") if meshed else lambda x: x for name, over in overs}
 
 
 def _ordered(x: jax.Array) -> jax.Array:

@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from promedical_jax.plan.chips import CHIPS
 from promedical_jax.quickstart import stages
 from promedical_jax.recipe import keys, read_recipe
 from promedical_jax.rubric import Case, read_cases
+from promedical_jax.serve.recipe import ServeConfig
 from tests.conftest import CACHE
 
 ROOT = Path(__file__).parents[2]
@@ -58,6 +60,7 @@ SMALL = {
     "promedical bench runs/clinic/sft/model --best_of": "--answer_tokens 8",
     "promedical train rm --config configs/clinic_full": "--steps 2 --batch 4",
     "promedical score": "",
+    "promedical serve": "--port 0 --slots 4 --longest 128",
     "promedical ledger": "",
     "promedical follow": "",
 }
@@ -426,12 +429,33 @@ def test_a_plan_says_what_the_readme_says(clinic: Shop) -> None:
     assert all(flag in listed for flag in re.findall(r"`(--\w+)`", section))
 
 
+def test_a_model_is_served_until_it_is_told_to_end(clinic: Shop) -> None:
+    [line] = clinic.lines("Serve a model")
+    server = subprocess.Popen(["bash", "-c", f"exec {line}"], cwd=clinic.folder, env=clinic.environment, stderr=subprocess.PIPE, text=True)
+    try:
+        assert server.stderr is not None
+        said = next(line for line in server.stderr if line.startswith("serving "))
+        address = re.fullmatch(r"serving clinic at (http://127\.0\.0\.1:\d+)/v1\n", said)
+        assert address
+        [snippet] = [block.text for block in BLOCKS if block.heading == "Serve a model" and block.language == "python"]
+        script = clinic.folder / "ask.py"
+        script.write_text(snippet.replace("http://127.0.0.1:8000", address[1]))
+        assert clinic.run(f"python {script}").stdout.strip()
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(60) == 0 and server.stderr.read() == "ended\n"
+    finally:
+        server.kill()
+    section = README.split("## Serve a model")[1].split("\n## ")[0]
+    assert {name for name in re.findall(r"`--(\w+)", section)} <= {key.name for key in keys(ServeConfig)}
+    assert set(re.findall(r"`(/[\w/]+)", section)) | {"/v1/score"} <= {"/v1/score", "/v1/models", "/metrics", "/health"}
+
+
 def test_models_that_the_readme_names_are_known() -> None:
     assert all(known_config(name).width for name in re.findall(r"(?:Qwen|meta-llama)/[\w.-]*\w", README))
 
 
-# The one with datatrove asks models: tests/corpus/test_beyond.py runs it, and has some.
-SNIPPETS = [number for number, block in enumerate(BLOCKS) if block.language == "python" and "datatrove" not in block.text]
+# The one with datatrove asks models: tests/corpus/test_beyond.py runs it, and has some. The one with openai asks a server, which runs where it is tested above.
+SNIPPETS = [number for number, block in enumerate(BLOCKS) if block.language == "python" and not re.search("datatrove|openai", block.text)]
 
 
 @pytest.mark.parametrize("number", SNIPPETS, ids=[f"snippet {n}" for n in range(1, len(SNIPPETS) + 1)])
