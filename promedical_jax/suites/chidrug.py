@@ -1,8 +1,8 @@
 """ChiDrug (Wu et al. 2025, ACL short paper 91): six kinds of questions on drugs, in Chinese. A format of ours, for the data is not shipped.
 
 A line is {"id": ..., "question": ..., "kind": one of Kind, "options": {"A": ..., "B": ...}, "answer": ["A"]}; several options may be right, and all of them,
-and no other, must be named. To know that one does not know is worth something here: the model may name no option. Net is right minus wrong, over all questions, so
-that a guess that is wrong costs what a right one earns, and an abstention nothing.
+and no other, must be named. To know that one does not know is worth something here: the model may name no option. Net is right minus wrong, over all
+questions, so that a guess that is wrong costs what a right one earns, and an abstention nothing.
 """
 
 from collections.abc import Sequence

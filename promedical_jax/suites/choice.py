@@ -1,8 +1,8 @@
 """Multiple choice with one right answer: MedQA, MedMCQA and PubMedQA, whose figure is the accuracy.
 
 By generation, a model says a letter (PubMedQA: yes, no, maybe). A reply that cannot be read after some tries abstains: it is wrong in the official accuracy,
-and also counted apart. By log-likelihood (bench/likelihood.py), the option counts that the model would continue the question with: `acc` by its log-probability,
-`acc_norm` by that over its length in letters, as lm-evaluation-harness defines the two.
+and also counted apart. By log-likelihood (bench/likelihood.py), the option counts with which the model would continue the question: `acc` by its
+log-probability, `acc_norm` by that over its length in letters, as lm-evaluation-harness defines the two.
 """
 
 from collections.abc import Callable, Sequence

@@ -79,7 +79,7 @@ def read_harmless(path: Path | None) -> list[Item]:
     file = path or Path(str(files(__package__).joinpath("data", "harmless.jsonl")))
     found = [Item(f"{HARMLESS}-{number}", row.request, HARMLESS) for number, (_, row) in enumerate(records(file, Harmless, "harmless requests"))]
     if not found:
-        raise InputError(f"{file} holds no request; write one a line, as {{\"request\": ...}}, or leave harmless out for ours")
+        raise InputError(f'{file} holds no request; write one a line, as {{"request": ...}}, or leave harmless out for ours')
     return found
 
 

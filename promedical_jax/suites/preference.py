@@ -206,10 +206,11 @@ def pair_figures(marks: Sequence[Marked]) -> Figures:
     )
 
 
-def write_results(path: Path, figures: Figures, subsets: Sequence[str], model: str, kind: str) -> None:
-    """A flat JSON object as the results of RewardBench have it: model, model_type, and the accuracy of each subset."""
-    rows = {name: figures[name].mean for name in subsets}
-    with replacing(path) as file:
+def write_results(out: Path, marks: Sequence[Marked], figures: Figures, model: str, kind: str = "Generative RM") -> None:
+    """rewardbench.json in `out`: one flat object as RewardBench's results have it, of model, model_type, and the accuracy of each subset."""
+    subsets = sorted({group for mark in marks for group in mark.groups})
+    rows = {name: (figures.get(name) or figures[f"accuracy, {name}"]).mean for name in subsets}
+    with replacing(out / "rewardbench.json") as file:
         file.write_text(json.dumps({"model": model, "model_type": kind} | rows, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
@@ -217,9 +218,9 @@ REWARDBENCH_2 = Suite(Source(
     name="RewardBench 2", about="1,865 prompts in six subsets; one right answer of four, and Ties", licence="ODC-BY",
     url="https://huggingface.co/datasets/allenai/reward-bench-2", paper="arXiv 2506.01937", version="test split, as .parquet or .jsonl",
     scoring="official formulas, Ties included; the ratings are asked for in our own words, which the official scripts do in others",
-), read_best, mark, best_figures, judge=judge)  # fmt: skip
+), read_best, mark, best_figures, judge=judge, also=write_results)  # fmt: skip
 MEDICAL_REWARDBENCH = Suite(Source(
     name="Medical RewardBench", about="pairs of medical answers of UltraMedical-Preference, by label_type or subset", licence="MIT",
     url="https://huggingface.co/datasets/TsinghuaC3I/UltraMedical-Preference", paper="arXiv 2406.03949", version="as published; chosen and rejected pairs",
     scoring="accuracy, equal scores half; the ratings are asked for in our own words",
-), read_pairs, mark, pair_figures, judge=judge)  # fmt: skip
+), read_pairs, mark, pair_figures, judge=judge, also=write_results)  # fmt: skip

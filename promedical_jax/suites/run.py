@@ -39,6 +39,8 @@ def run(config: SuiteConfig) -> Report:
             judgements=sum(len(mark.verdicts) for mark in marks), failed=sum(one is None for mark in marks for one in mark.verdicts),
             figures=suite.figures(marks),
         )  # fmt: skip
+        if suite.also:
+            suite.also(config.out, marks, report.figures, report.judge or "")
         write(config.out, marks, report)
     print_report(report, Console())
     return report

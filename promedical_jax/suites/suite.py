@@ -78,6 +78,7 @@ class Likely:
 class Suite(Generic[T]):
     """ask: what the answerer is asked; None: the answers are in the file. judge: what the judge is asked of a reply; None: nobody judges.
     beside: reads the items that are asked besides, of a file or of ours. likely: the item for `model` in the place of an answerer, and what marks it then.
+    also: writes the figures of a judge, by its name, in the form that others read.
 
     `read` raises InputError, naming the first record that is not of the suite's form.
     """
@@ -91,6 +92,7 @@ class Suite(Generic[T]):
     beside: Callable[[Path | None], Sequence[T]] | None = None
     likely: Callable[[T], Likely] | None = None
     mark_likely: Callable[[T, Sequence[float]], Marked] | None = None
+    also: Callable[[Path, Sequence[Marked], Figures, str], None] | None = None
 
 
 class Form(BaseModel):
