@@ -118,6 +118,23 @@ RUN = "Measure a model behind an endpoint by a suite, by its official formula."
 bench = App(name="bench")  # MODEL, or one of the commands below
 bench.default(recipe_command(BenchConfig, "promedical_jax.bench.run", positional="model"))
 bench.command(recipe_command(SuiteConfig, "promedical_jax.suites.run"), name="run", help=RUN)
+
+
+@bench.command(name="compare")
+def bench_compare(
+    *runs: Annotated[Path, Parameter(help="folders of two or more runs of one suite")],
+    out: Annotated[Path, Parameter(help="page to write, .html")],
+    force: Force = False,
+) -> None:
+    """Write a page that puts runs of one suite side by side: figures, paired differences, and the items where they differ most."""
+    from promedical_jax.suites.compare_page import write_comparison
+
+    if out.exists() and not force:
+        raise InputError(f"{out} exists; give --force to replace it, or another --out")
+    compared = write_comparison(runs, out)
+    print(f"wrote {out}: {', '.join(run.name for run in compared)} on {compared[0].report.source.name}")
+
+
 score = recipe_command(ScoreConfig, "promedical_jax.scoring")
 quickstart = recipe_command(QuickstartConfig, "promedical_jax.quickstart")
 corpus_run, corpus_status, corpus_cost = (recipe_command(CorpusConfig, "promedical_jax.corpus.pipeline", does=does) for does in ("run", "status", "cost"))

@@ -1,7 +1,7 @@
 """Multiple choice by log-likelihood: how likely does a local model find each option as the continuation of its question?
 
-As lm-evaluation-harness tokenises and sums: an option stands behind a blank, question and option are tokenised together, and what lies behind as many tokens as the
-question has alone is the option's; the sum of its log-probabilities is the option's log-likelihood. A question is computed once for all of its options.
+As lm-evaluation-harness tokenises and sums: an option stands behind a blank, question and option are tokenised together, and what lies behind as many tokens
+as the question has alone is the option's; the sum of its log-probabilities is the option's log-likelihood. A question is computed once for all its options.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ from promedical_jax.model.transformer import Compute, Dtype, ModelConfig, Params
 from promedical_jax.selfcheck import check_tree
 from promedical_jax.train.policy import AnswerBatch, frozen_log_probs
 
-Asked = tuple[str, Sequence[str]]  # a question with the blank-free end that options follow, and its options
+Asked = tuple[str, Sequence[str]]  # a question, whose text ends without a blank, and its options
 LEAST = 8  # tokens that a static size is a multiple of, at least
 
 
@@ -38,7 +38,7 @@ class Likelihood:
     compute: Compute = transformer.FLOAT32
 
     def __call__(self, asked: Sequence[Asked]) -> list[list[float]]:
-        """The log-likelihood of each question's options, in nats. Raises InputError for an option that has no token of its own, and for numbers that are none."""
+        """The log-likelihood of each question's options, in nats. Raises InputError for an option without a token of its own, and for numbers that are none."""
         encoded = [self._encode(number, context, options) for number, (context, options) in enumerate(asked, start=1)]
         found: list[list[float]] = [[] for _ in encoded]
         with jax.set_mesh(self.mesh):
@@ -92,4 +92,4 @@ def open_likelihood(folder: str | Path, batch: int = 8, dtype: Dtype = "float32"
 def _roomy(tokens: int) -> int:
     """The next of 8, 12, 16, 24, 32, 48 and so on."""
     power = max(1 << (tokens - 1).bit_length(), LEAST)
-    return power * 3 // 4 if LEAST < power and tokens <= power * 3 // 4 else power
+    return power * 3 // 4 if power > LEAST and tokens <= power * 3 // 4 else power

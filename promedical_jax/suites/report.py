@@ -6,7 +6,9 @@ from pathlib import Path
 
 from promedical_jax import __version__
 from promedical_jax.atomic import replacing
+from promedical_jax.errors import InputError
 from promedical_jax.rubric.case import Record
+from promedical_jax.rubric.lines import parse, read_records
 from promedical_jax.suites.suite import Figures, Marked, Source
 
 ITEMS, REPORT = "items.jsonl", "report.json"
@@ -34,3 +36,11 @@ def write(out: Path, marks: Sequence[Marked], report: Report) -> None:
         file.write_text("".join(json.dumps(mark.model_dump(mode="json"), ensure_ascii=False) + "\n" for mark in marks), encoding="utf-8", newline="\n")
     with replacing(out / REPORT) as file:
         file.write_text(json.dumps(report.model_dump(mode="json"), ensure_ascii=False, indent=1) + "\n", encoding="utf-8", newline="\n")
+
+
+def read_run(folder: Path) -> tuple[Report, list[Marked]]:
+    """What `write` wrote. Raises InputError for a folder that holds no whole run, or one of another version of this library that cannot be read."""
+    if not (folder / REPORT).is_file():
+        raise InputError(f"{folder} holds no {REPORT}; give the folder of a finished run of `promedical bench run`")
+    report = parse(Report, (folder / REPORT).read_text(encoding="utf-8"), str(folder / REPORT))
+    return report, [mark for _, mark in read_records(folder / ITEMS, Marked)]
