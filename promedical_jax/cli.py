@@ -25,7 +25,7 @@ corpus = App(name="corpus", help="From public questions to judged cases with rub
 
 app.command(f"{COMMANDS}:quickstart", name="quickstart", help="Run the whole path on the simulated clinic, on any machine, and write a report.", sort_key=1)
 app.command(train)
-app.command(f"{COMMANDS}:bench", name="bench", help="Judge a trained policy or reward model on cases.", sort_key=3)
+app.command(f"{COMMANDS}:bench", name="bench", help="Judge a trained policy or reward model on cases; run: a model behind an endpoint, by a suite.", sort_key=3)
 app.command(f"{COMMANDS}:score", name="score", help="Write a reward model's verdicts on the answers of cases back into the cases.", sort_key=3.5)
 app.command(f"{COMMANDS}:serve", name="serve", help="Put a policy behind an OpenAI-compatible endpoint, and a reward model beside it.", sort_key=3.6)
 app.command(f"{COMMANDS}:ledger", name="ledger", help="Look into a ledger: filter its rows, print them, write them elsewhere.", sort_key=3.7)

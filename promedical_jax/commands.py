@@ -9,7 +9,7 @@ from inspect import Signature, signature
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import Group, Parameter
+from cyclopts import App, Group, Parameter
 from cyclopts.validators import Number
 from pydantic import BaseModel
 from rich import box
@@ -33,6 +33,7 @@ from promedical_jax.recipe import Key, dump, keys, read_recipe
 from promedical_jax.review.recipe import ReviewConfig
 from promedical_jax.rubric import Case, Tier, Verdict, write_cases
 from promedical_jax.serve.recipe import ServeConfig
+from promedical_jax.suites.recipe import SuiteConfig
 
 Recipe = Annotated[Path | None, Parameter(help="YAML recipe; the keys below are read from it, and flags have the last word")]
 PrintConfig = Annotated[bool, Parameter(negative=(), show_default=False, help="print the whole recipe as YAML, and do nothing else")]
@@ -114,7 +115,27 @@ rm = recipe_command(RmConfig, "promedical_jax.train.rm", _show_accuracy)
 dpo = recipe_command(DpoConfig, "promedical_jax.train.dpo", _show_model)
 grpo = recipe_command(GrpoConfig, "promedical_jax.train.grpo", _show_model)
 ppo = recipe_command(PpoConfig, "promedical_jax.train.ppo", _show_model)
-bench = recipe_command(BenchConfig, "promedical_jax.bench.run", positional="model")
+RUN = "Measure a model behind an endpoint by a suite, by its official formula."
+bench = App(name="bench")  # MODEL, or one of the commands below
+bench.default(recipe_command(BenchConfig, "promedical_jax.bench.run", positional="model"))
+bench.command(recipe_command(SuiteConfig, "promedical_jax.suites.run"), name="run", help=RUN)
+
+
+@bench.command(name="compare")
+def bench_compare(
+    *runs: Annotated[Path, Parameter(help="folders of two or more runs of one suite")],
+    out: Annotated[Path, Parameter(help="page to write, .html")],
+    force: Force = False,
+) -> None:
+    """Write a page that puts runs of one suite side by side: figures, paired differences, and the items where they differ most."""
+    from promedical_jax.suites.compare_page import write_comparison
+
+    if out.exists() and not force:
+        raise InputError(f"{out} exists; give --force to replace it, or another --out")
+    compared = write_comparison(runs, out)
+    print(f"wrote {out}: {', '.join(run.name for run in compared)} on {compared[0].report.source.name}")
+
+
 score = recipe_command(ScoreConfig, "promedical_jax.scoring")
 serve = recipe_command(ServeConfig, "promedical_jax.serve.run", positional="model")
 quickstart = recipe_command(QuickstartConfig, "promedical_jax.quickstart")

@@ -12,6 +12,7 @@ from promedical_jax.errors import InputError
 from promedical_jax.recipe import dump
 from promedical_jax.review.recipe import ReviewConfig
 from promedical_jax.serve.recipe import ServeConfig
+from promedical_jax.suites.recipe import SuiteConfig
 
 
 def preview(config: BaseModel) -> None:
@@ -26,6 +27,8 @@ def preview(config: BaseModel) -> None:
         lines = _preview_serve(config)
     elif isinstance(config, ReviewConfig):
         lines = _preview_review(config)
+    elif isinstance(config, SuiteConfig):
+        lines = _preview_suite(config)
     else:
         lines = {name: str(value) for name, value in config if not isinstance(value, BaseModel)}
     width = max(map(len, lines))
@@ -98,6 +101,21 @@ def _preview_review(config: ReviewConfig) -> dict[str, str]:
         "cases": f"{config.cases}: {len(cases):,} cases",
         "out": f"{folder}: {'has an export' if exists else f'an export to {where} would go out'}",
     } | {name: f"{count:,} tasks" for name, count in tasks.items()}
+
+
+def _preview_suite(config: SuiteConfig) -> dict[str, str]:
+    """Reads the suite's file; nobody is asked."""
+    from promedical_jax.suites.known import SUITES
+    from promedical_jax.suites.run import check_endpoints, read_items
+
+    suite, items = SUITES[config.suite], read_items(config)
+    check_endpoints(config, suite)
+    return {
+        "suite": f"{suite.source.name}: {suite.source.about}",
+        "data": f"{config.data}: {len(items):,} items",
+        "licence": f"{suite.source.licence}, {suite.source.url}, {suite.source.version}",
+        "scoring": suite.source.scoring,
+    }
 
 
 def _preview_stage(config: Stage) -> dict[str, str]:

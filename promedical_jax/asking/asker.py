@@ -20,11 +20,12 @@ from time import monotonic
 from typing import Any
 
 import httpx2
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from promedical_jax.asking.store import Store, Tokens
 from promedical_jax.config import Endpoint
 from promedical_jax.errors import InputError
+from promedical_jax.rubric.case import Text
 from promedical_jax.rubric.faults import sentence
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds; each pause is twice the one before it
@@ -37,9 +38,17 @@ MILLION = 1_000_000
 Messages = list[dict[str, str]]
 
 
+class Plain(BaseModel):
+    """The form of a reply in a model's own words: all that it said. No JSON is asked for, so that it answers as it would answer anybody."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    text: Text
+
+
 @dataclass(frozen=True)
 class Ask:
-    """A question, and the form of its reply: a pydantic model that forbids extra fields."""
+    """A question, and the form of its reply: `Plain`, or another pydantic model that forbids extra fields."""
 
     messages: Messages
     form: type[BaseModel]
@@ -143,11 +152,11 @@ class Asker:
                     content = self._masked(_content(reply), SECRET)
                     cost = _usage(reply) or (_tokens(messages), len(content) // LETTERS_A_TOKEN)
                     try:
-                        read = ask.form.model_validate_json(content)
+                        read = _read(content, ask.form)
                     except ValidationError as error:
                         self.counts["garbage"] += 1
                         self._keep(*cost)
-                        messages = [*ask.messages, {"role": "assistant", "content": content}, _again(error, ask.form)] if content else ask.messages
+                        messages = [*ask.messages, {"role": "assistant", "content": content}, _again(error, ask.form)] if content.strip() else ask.messages
                     else:
                         self._keep(*cost, reply=(key, content))
                         self._sound, self._silent = True, 0
@@ -212,8 +221,10 @@ class Asker:
         return text
 
     def _body(self, messages: Messages, form: type[BaseModel]) -> dict[str, Any]:
-        schema = {"type": "json_schema", "json_schema": {"name": form.__name__.lower(), "strict": True, "schema": _schema(form)}}
-        return {"model": self._config.model, "messages": messages, "temperature": 0, "max_tokens": self._config.max_tokens, "response_format": schema}
+        body = {"model": self._config.model, "messages": messages, "temperature": 0, "max_tokens": self._config.max_tokens}
+        if form is Plain:
+            return body
+        return body | {"response_format": {"type": "json_schema", "json_schema": {"name": form.__name__.lower(), "strict": True, "schema": _schema(form)}}}
 
     def _keep(self, prompt_tokens: int, reply_tokens: int, reply: tuple[str, str] | None = None) -> None:
         """Cost and reply in one transaction."""
@@ -229,7 +240,7 @@ class Asker:
 
     def _known(self, key: str, ask: Ask) -> BaseModel | None:
         content = self._store.reply(key)
-        return ask.form.model_validate_json(content) if content is not None else None
+        return _read(content, ask.form) if content is not None else None
 
     def _key(self, ask: Ask) -> str:
         """Of all that a reply depends on: the endpoint, the question, the form."""
@@ -245,6 +256,11 @@ def _host(address: str, where: str) -> str:
     if url.scheme not in ("http", "https") or not re.fullmatch(r"[\w.:-]+", url.host):
         raise InputError(f"{where}: {address!r} is no address; write it as http://localhost:8000/v1")
     return url.host
+
+
+def _read(content: str, form: type[BaseModel]) -> BaseModel:
+    """Raises ValidationError for what is not of the form."""
+    return Plain(text=content) if form is Plain else form.model_validate_json(content)
 
 
 def _tokens(messages: Messages) -> int:

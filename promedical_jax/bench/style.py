@@ -70,6 +70,7 @@ section > .about { color: var(--soft); max-width: 44em; margin: 10px 0 26px; }
 .figures tr > :first-child { width: 28%; } .figures tr > :nth-child(4) { width: 11%; }
 .scale { display: flex; justify-content: space-between; margin: 0 -1.2em; }
 .scale span { width: 2.4em; text-align: center; white-space: nowrap; }
+.figures.plain { table-layout: auto; } .figures.plain tr > :nth-child(4) { width: auto; }
 .figures tr.total > * { border-top: 2px solid var(--rule); }
 .figures + .small, .card + .small { margin-top: 14px; }
 .track { display: block; width: 100%; height: 66px; overflow: visible; }

@@ -6,6 +6,7 @@ points run from -10 to 10, and HealthBench itself has no veto.
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -33,7 +34,9 @@ class _Ideal(Record):
     ideal_completions_ref_completions: tuple[Text, ...] | None = None
 
 
-class _Example(Record):
+class Example(Record):
+    """A line of the file: the published fields, or the shorter form without example_tags, ideal_completions_data and canary."""
+
     prompt_id: Text
     prompt: Annotated[tuple[Message, ...], Field(min_length=1)]
     rubrics: Annotated[tuple[_Item, ...], Field(min_length=1)]
@@ -49,19 +52,20 @@ def import_healthbench(path: str | Path) -> list[Case]:
     dimension is the axis, category the theme; provenance keeps points and tags as JSON by criterion id. Physicians' ideal completions become answers.
     Raises InputError that names file, line and field for a row that cannot be used, among them one without a proficiency criterion.
     """
-    return unique((place, _case(place, example)) for place, example in read_records(_file(Path(path)), _Example))
+    return unique((place, _case(place, example)) for place, example in read_examples(Path(path)))
 
 
-def _file(path: Path) -> Path:
-    if not path.is_dir():
-        return path
-    files = sorted(path.glob("*.jsonl"))
-    if len(files) != 1:
-        raise InputError(f"{path} holds {len(files)} .jsonl files and one is needed; give the path of the file")
-    return files[0]
+def read_examples(path: Path) -> Iterator[tuple[str, Example]]:
+    """(place, record) of each line of a JSONL file, or of the one in a folder."""
+    if path.is_dir():
+        files = sorted(path.glob("*.jsonl"))
+        if len(files) != 1:
+            raise InputError(f"{path} holds {len(files)} .jsonl files and one is needed; give the path of the file")
+        path = files[0]
+    return read_records(path, Example)
 
 
-def _case(place: str, example: _Example) -> Case:
+def _case(place: str, example: Example) -> Case:
     axes = [_axis(item, f"{place}, field rubrics[{n}]") for n, item in enumerate(example.rubrics)]
     tiers = [_tier(item.points, axis) for item, axis in zip(example.rubrics, axes, strict=True)]
     total = sum(abs(item.points) for item, tier in zip(example.rubrics, tiers, strict=True) if tier is Tier.PROFICIENCY)

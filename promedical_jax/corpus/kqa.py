@@ -28,7 +28,9 @@ Category = Literal["Must_have", "Nice_to_have"]
 Label = Literal["Entailment", "Neutral", "Contradiction"]
 
 
-class _Question(Record):
+class Question(Record):
+    """A line of the questions file."""
+
     Question: Text
     Free_form_answer: Text
     Must_have: tuple[str, ...]
@@ -66,14 +68,14 @@ def import_kqa(folder: str | Path) -> list[Case]:
     rows: dict[str, list[tuple[str, _Row]]] = {}
     for place, row in _rows(labels):
         rows.setdefault(_key(row.Question), []).append((place, row))
-    records = enumerate(read_records(questions, _Question), start=1)
+    records = enumerate(read_records(questions, Question), start=1)
     cases = unique((place, _case(f"kqa-{number:03d}", place, question, rows.pop(_key(question.Question), ()))) for number, (place, question) in records)
     for (place, row), *_ in rows.values():
         raise InputError(f"{place}, field Question: {row.Question!r} is not in {questions}; correct the question or remove its rows")
     return cases
 
 
-def _case(case_id: str, place: str, question: _Question, rows: Rows) -> Case:
+def _case(case_id: str, place: str, question: Question, rows: Rows) -> Case:
     criteria: dict[tuple[Category, str], Criterion] = {}
     notes: list[str] = []
     must = _statements(question.Must_have, "Must_have", rows, notes)
@@ -114,7 +116,7 @@ def _statements(texts: Sequence[str], category: Category, rows: Rows, notes: lis
     return list(kept.values())
 
 
-def _answers(question: _Question, rows: Rows) -> tuple[Answer, ...]:
+def _answers(question: Question, rows: Rows) -> tuple[Answer, ...]:
     """The physicians' answer, then the models' in the order of their first row."""
     texts = {PHYSICIANS: question.Free_form_answer}
     for place, row in rows:

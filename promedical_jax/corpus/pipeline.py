@@ -193,14 +193,14 @@ def _asker(where: str, task: Endpoint, config: CorpusConfig) -> Asker:
 
 
 @contextmanager
-def alone(out: Path) -> Iterator[None]:
-    """One run at a time in a folder: two would pay for the same replies. The lock is the process's, and goes with it."""
+def alone(out: Path, what: str = "the corpus") -> Iterator[None]:
+    """One run of `what` at a time in a folder: two would pay for the same replies. The lock is the process's, and goes with it."""
     out.mkdir(parents=True, exist_ok=True)
     with (out / ".lock").open("w") as file:
         try:
             flock(file, LOCK_EX | LOCK_NB)
         except OSError:
-            raise InputError(f"{out}: another run of the corpus is at work there; wait for it, or choose another out") from None
+            raise InputError(f"{out}: another run of {what} is at work there; wait for it, or choose another out") from None
         yield
 
 

@@ -18,8 +18,10 @@ import sys
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from served import Server
 
 from promedical_jax.bench import Report
 from promedical_jax.cli import main
@@ -30,6 +32,8 @@ from promedical_jax.quickstart import stages
 from promedical_jax.recipe import keys, read_recipe
 from promedical_jax.rubric import Case, read_cases
 from promedical_jax.serve.recipe import ServeConfig
+from promedical_jax.suites.known import SUITES
+from promedical_jax.suites.medsafety import read_harmless
 from tests.conftest import CACHE
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +58,9 @@ SMALL = {
     "promedical export": "",
     "promedical import": "",
     "promedical plan": "",
+    "promedical bench run": "",
+    "promedical bench compare": "",
+    "promedical bench run --suite medqa": "--items 3",
     "promedical bench runs/clinic/grpo": "--answers 2 --answer_tokens 8",
     "promedical bench runs/clinic/rm": "",
     "promedical bench runs/clinic/sft": "",
@@ -182,14 +189,14 @@ def test_every_command_and_flag_is_known(line: str, monkeypatch: pytest.MonkeyPa
     command = list(itertools.takewhile(lambda word: not word.startswith("-") and "/" not in word and "." not in word, arguments))
     if {"--help", "--dry-run"} & set(arguments):
         arguments = [word for word in arguments if word not in ("--help", "--dry-run")]
-    recipe = command[:1] in (["train"], ["bench"], ["score"], ["quickstart"])
+    recipe = command[:1] in (["train"], ["bench"], ["score"], ["quickstart"]) and command[:2] != ["bench", "compare"]
     if recipe and command != ["train"]:
         given = [word for word in arguments if word != "--print-config"]
         needed = ["--out", "o", "--cases", "c", "--model", "m", "--reward_model", "r"] if given == command and command[0] == "train" else []
         needed = [word for pair in zip(needed[::2], needed[1::2], strict=True) if pair[0] != "--reward_model" or command[1] in ("grpo", "ppo") for word in pair]
         assert main([*given, *needed, "--print-config"]) == 0, capsys.readouterr().err
     else:
-        assert main([*command[:2], "--help"][-3:] if command[0] in ("data", "corpus", "review") else [command[0], "--help"]) == 0
+        assert main([*command[:2], "--help"][-3:] if command[0] in ("data", "corpus", "review", "bench") else [command[0], "--help"]) == 0
         helped = capsys.readouterr().out
         assert [word for word in arguments if word.startswith("--") and word.split("=")[0] not in helped] == []
 
@@ -323,6 +330,34 @@ def test_physicians_review_answers(real: Shop) -> None:
     assert "preferences" in real.run(agreed).stdout and json.loads((folder / "agreement.json").read_text())["verdicts"]["safety"]["units"] == 60
     assert "cleo: 30 tasks" in real.run(adjudicated).stdout and (folder / "adjudication" / "cleo.tasks.json").exists()
     assert "ben: 101 tasks" in real.run(rubrics).stdout
+
+
+def test_suites_are_run_and_compared(real: Shop, hub: Shop, server: Server) -> None:
+    """A server of this process's own answers with its model's name, and judges that what llama says is good."""
+
+    def reply(_: int, body: dict[str, Any]) -> tuple[int, str, dict[str, str]]:
+        fields = body.get("response_format", {}).get("json_schema", {}).get("schema", {}).get("properties", {})
+        good = "Llama" in body["messages"][-1]["content"]
+        said = json.dumps({name: "" if name == "why" else good for name in fields}) if fields else body["model"]
+        return 200, json.dumps({"choices": [{"message": {"content": said}}]}), {}
+
+    server.reply = reply
+    checked, bench, safety, local, compare = real.lines("Suites")
+    at = f" --answerer.url {server.url} --judge.url {server.url}"
+    assert "300 items" in real.run(checked).stdout
+    assert "harmless requests refused" in real.run(f"{safety}{at} --items 3").stdout
+    assert "acc_norm" in hub.run(local).stdout
+    for name in ("Qwen/Qwen3-8B", "meta-llama/Llama-3.1-8B-Instruct"):
+        out = f"runs/suites/{'llama' if 'Llama' in name else 'qwen'}"
+        assert "axis:accuracy" in real.run(f"{bench}{at} --items 4 --answerer.model {name} --out {out}").stdout
+    real.run(compare)
+    assert "Where they differ most" in (real.folder / "runs" / "suites" / "compare.html").read_text()
+
+
+def test_the_suites_of_the_readme_are_those_that_there_are() -> None:
+    section = README.split("## Suites")[1].split("\n## ")[0]
+    assert {name for row in re.findall(r"^\| (`[^|]+) \|", section, re.MULTILINE) for name in re.findall(r"`([^`]+)`", row)} - {"suite"} == SUITES.keys()
+    assert f"{len(read_harmless(None))} of ours" in section
 
 
 @pytest.mark.slow

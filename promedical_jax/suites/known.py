@@ -1,0 +1,20 @@
+"""The suites by their names."""
+
+from promedical_jax.suites import chidrug, choice, healthbench, kqa, medec, medsafety, preference, promedical
+from promedical_jax.suites.recipe import Name
+from promedical_jax.suites.suite import Suite
+
+SUITES: dict[Name, Suite] = {
+    "healthbench": healthbench.SUITE,
+    "kqa": kqa.SUITE,
+    "medec": medec.SUITE,
+    "medqa": choice.MEDQA,
+    "medmcqa": choice.MEDMCQA,
+    "pubmedqa": choice.PUBMEDQA,
+    "medsafetybench": medsafety.SUITE,
+    "chidrug": chidrug.SUITE,
+    "rewardbench2": preference.REWARDBENCH_2,
+    "medical-rewardbench": preference.MEDICAL_REWARDBENCH,
+    "promedical-pointwise": promedical.POINTWISE,
+    "promedical-pairwise": promedical.PAIRWISE,
+}
