@@ -481,7 +481,7 @@ def test_a_model_is_served_until_it_is_told_to_end(clinic: Shop) -> None:
     finally:
         server.kill()
     section = README.split("## Serve a model")[1].split("\n## ")[0]
-    assert {name for name in re.findall(r"`--(\w+)", section)} <= {key.name for key in keys(ServeConfig)}
+    assert set(re.findall(r"`--(\w+)", section)) <= {key.name for key in keys(ServeConfig)}
     assert set(re.findall(r"`(/[\w/]+)", section)) | {"/v1/score"} <= {"/v1/score", "/v1/models", "/metrics", "/health"}
 
 

@@ -76,7 +76,8 @@ def locked(models: Path) -> Iterator[Hosted]:
 @pytest.mark.parametrize("header", [None, "Bearer wrong", f"Bearer {KEY}x", f"Bearer {KEY[:-1]}", f"bearer {KEY}", KEY, "Bearer", f"Basic {KEY}", "Bearer é"])
 def test_a_wrong_key_gets_nothing(locked: Hosted, header: str | None) -> None:
     headers = {} if header is None else {b"Authorization": header.encode()}
-    for method, path in (("POST", "/v1/chat/completions"), ("POST", "/v1/score"), ("GET", "/v1/models"), ("GET", "/metrics"), ("GET", "/no/such"), ("PUT", "/")):
+    asked = [("POST", "/v1/chat/completions"), ("POST", "/v1/score"), ("GET", "/v1/models"), ("GET", "/metrics"), ("GET", "/no/such"), ("PUT", "/")]
+    for method, path in asked:
         reply = httpx2.request(method, f"{locked.root}{path}", headers=headers, json=ASKED)
         assert reply.status_code == 401 and reply.json()["error"]["code"] == "invalid_api_key" and "tiny" not in reply.text and KEY not in reply.text
     assert httpx2.get(f"{locked.root}/health", headers=headers).json() == {"status": "ok"}
@@ -96,7 +97,7 @@ def test_the_right_key_gets_all(locked: Hosted) -> None:
 # Bodies
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"model": "tiny"}', b'{"model": NaN}', b"[" * 19_000, b'"' + b"\\ud800" * 10 + b'"'])
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"model": "tiny"}', b'{"model": NaN}', b"[" * 19_000, b'"\\ud800\\ud800"'])
 def test_a_broken_body_is_a_400(host: Hosted, body: bytes) -> None:
     reply = post(host, body)
     assert reply.status_code == 400 and reply.json()["error"]["type"] == "invalid_request_error" and len(reply.json()["error"]["message"]) < 500
@@ -160,8 +161,9 @@ def test_five_hundred_fuzzed_requests_harm_nothing(host: Hosted) -> None:
 def test_what_is_no_http_harms_nothing(host: Hosted) -> None:
     random_ = random.Random(1)
     port = int(host.root.rpartition(":")[2])
-    heads = [b"", b"\x16\x03\x01\x02\x00", b"GET / HTTP/9.9\r\n\r\n", b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: -5\r\n\r\n", b"GET " + b"a" * 70_000,
-             b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n"]  # fmt: skip
+    asked = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n"
+    heads = [b"", b"\x16\x03\x01\x02\x00", b"GET / HTTP/9.9\r\n\r\n", asked + b"Content-Length: -5\r\n\r\n", b"GET " + b"a" * 70_000,
+             asked + b"Transfer-Encoding: chunked\r\n\r\nZZ\r\n"]  # fmt: skip
     for head in [*heads, *(random_.randbytes(200) for _ in range(20))]:
         with socket.create_connection(("127.0.0.1", port), timeout=30) as raw:
             raw.sendall(head)
@@ -231,7 +233,7 @@ def test_when_the_time_is_over_the_answer_is_an_error_whole_or_streamed(models: 
         let_go = slowly(host, monkeypatch)
         reply = post(host)
         assert reply.status_code == 504 and reply.json()["error"]["code"] == "timeout"
-        with OpenAI(base_url=host.url, api_key="none", max_retries=0) as client, pytest.raises(openai.APIError, match="not done in 0.5 seconds"):
+        with OpenAI(base_url=host.url, api_key="none", max_retries=0) as client, pytest.raises(openai.APIError, match=r"not done in 0\.5 seconds"):
             list(client.chat.completions.create(**ASKED, stream=True))
         with socket.create_connection(("127.0.0.1", int(host.root.rpartition(":")[2]))) as raw:
             raw.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n{")

@@ -1,6 +1,7 @@
 """Tokens to text: pieces add up to the whole however they are dealt out, no letter is torn, and a stop string is cut exactly."""
 
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 from hypothesis import given
@@ -66,7 +67,7 @@ def by_letters(text: str, stops: list[str]) -> tuple[str, bool]:
 def test_a_stop_string_is_cut_the_same_however_the_text_is_dealt_out(text: str, stops: list[str], cuts: list[int]) -> None:
     places = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
     reader, said = Stops(stops), ""
-    for start, end in zip(places, places[1:], strict=False):
+    for start, end in pairwise(places):
         said += reader.add(text[start:end])
         if reader.met:
             break
