@@ -105,8 +105,9 @@ def _made(runs: Sequence[Run]) -> str:
     rows = ""
     for run in runs:
         report = run.report
-        counts = f"{report.items:,} items of {escape(report.data)}, {report.silent:,} without a sound reply; {report.judgements:,} judgements, {report.failed:,} failed"
-        rows += f"<dt>{escape(run.name)}</dt><dd>{escape(_who(run))}; {counts}</dd>"
+        items = f"{report.items:,} items of {escape(report.data)}, {report.silent:,} without a sound reply"
+        judged = f"{report.judgements:,} judgements, {report.failed:,} failed"
+        rows += f"<dt>{escape(run.name)}</dt><dd>{escape(_who(run))}; {items}; {judged}</dd>"
     return f'<section id="made"><h2>Who answered and judged</h2><div class="made card"><dl>{rows}</dl></div></section>'
 
 
