@@ -110,12 +110,18 @@ def _preview_suite(config: SuiteConfig) -> dict[str, str]:
 
     suite, items = SUITES[config.suite], read_items(config)
     check_endpoints(config, suite)
+    local = {}
+    if config.model:
+        from promedical_jax.model import hf
+
+        model = hf.read_config(hf.resolve(config.model, weights=False))
+        local = {"model": f"{config.model}: {model.depth} layers of width {model.width}"}
     return {
         "suite": f"{suite.source.name}: {suite.source.about}",
         "data": f"{config.data}: {len(items):,} items",
         "licence": f"{suite.source.licence}, {suite.source.url}, {suite.source.version}",
         "scoring": suite.source.scoring,
-    }
+    } | local
 
 
 def _preview_stage(config: Stage) -> dict[str, str]:

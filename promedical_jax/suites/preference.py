@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from promedical_jax.asking import Ask
 from promedical_jax.atomic import replacing
 from promedical_jax.bench.intervals import bootstrap_of
-from promedical_jax.rubric.case import Message, Text
+from promedical_jax.rubric.case import Text
 from promedical_jax.suites.figures import abstained, by_group, figure, mean, named, part
 from promedical_jax.suites.rows import Foreign, only_once, records
 from promedical_jax.suites.suite import Figures, Form, Marked, Source, Suite, asked, said
@@ -67,14 +67,21 @@ class Best(Foreign):
         return self
 
 
+class Turn(Foreign):
+    """A message; an answer may be empty, and can be judged all the same."""
+
+    role: Text
+    content: str
+
+
 class PairRow(Foreign):
     """A row of pairs: answers as text, or as a conversation of which the last message is the answer."""
 
     id: str | None = None
     prompt_id: str | None = None
-    prompt: Text | tuple[Message, ...]
-    chosen: Text | Annotated[tuple[Message, ...], Field(min_length=1)]
-    rejected: Text | Annotated[tuple[Message, ...], Field(min_length=1)]
+    prompt: Text | Annotated[tuple[Turn, ...], Field(min_length=1)]
+    chosen: str | Annotated[tuple[Turn, ...], Field(min_length=1)]
+    rejected: str | Annotated[tuple[Turn, ...], Field(min_length=1)]
     subset: str | None = None
     label_type: str | None = None
 
@@ -93,14 +100,14 @@ def read_pairs(path: Path) -> list[Item]:
     ]
 
 
-def _text(prompt: str | tuple[Message, ...]) -> str:
+def _text(prompt: str | tuple[Turn, ...]) -> str:
     """A conversation as text, by who speaks; one message as it is."""
     if isinstance(prompt, str):
         return prompt
     return prompt[0].content if len(prompt) == 1 else "\n\n".join(f"{message.role}: {message.content}" for message in prompt)
 
 
-def _answer(given: str | tuple[Message, ...]) -> str:
+def _answer(given: str | tuple[Turn, ...]) -> str:
     return given if isinstance(given, str) else given[-1].content
 
 
@@ -123,7 +130,7 @@ def mark_scores(item: Item, scores: Sequence[float | None]) -> Marked:
     unit = f"ties {item.id.partition(':')[2]}" if item.subset == TIES else f"{item.subset} {item.id}"
     known = [float(score) for score in scores if score is not None and not math.isnan(score)]
     values = tuple(None if score is None or math.isnan(score) else float(score) for score in scores)
-    marked = Marked(id=item.id, unit=unit, groups=(item.subset,), verdicts=values)
+    marked = Marked(id=f"{item.subset} {item.id}", unit=unit, groups=(item.subset,), verdicts=values)
     if len(known) < len(item.answers):
         return marked
     good, bad = known[: item.right], known[item.right :]

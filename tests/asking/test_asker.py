@@ -13,7 +13,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict
 from served import Server, at_once, says
 
-from promedical_jax.asking import Ask, Asker
+from promedical_jax.asking import Ask, Asker, Plain
 from promedical_jax.config import Endpoint
 from promedical_jax.errors import InputError
 
@@ -53,6 +53,26 @@ def test_a_reply_of_another_form_is_told_what_was_wrong_and_then_taken(server: S
     assert second[0] == first[0] and second[1] == {"role": "assistant", "content": '{"grade": "high"}'} and "field grade" in second[2]["content"]
     form = bodies[0]["response_format"]["json_schema"]
     assert form["strict"] and form["schema"]["required"] == ["grade"] and form["schema"]["additionalProperties"] is False
+
+
+def test_words_of_ones_own_are_taken_as_they_are_and_kept(server: Server, tmp_path: Path) -> None:
+    """No form is asked for; a reply that looks like JSON is text all the same, and a blank one is none."""
+    bodies: list[dict[str, Any]] = []
+    words = iter([" ", '{"grade": 3}'])
+
+    def reply(number: int, body: dict[str, Any]) -> tuple[int, str, dict[str, str]]:
+        bodies.append(body)
+        return says(next(words))(number, body)
+
+    server.reply = reply
+    question = Ask([{"role": "user", "content": "How are you?"}], Plain)
+    asking = asker(server, cache=tmp_path / "replies.sqlite")
+    assert asking([question]) == [Plain(text='{"grade": 3}')] and asking.counts["garbage"] == 1
+    assert bodies[0] == bodies[1] and "response_format" not in bodies[0]  # what was blank is not shown to it
+    assert asker(server, cache=tmp_path / "replies.sqlite")([question]) == [Plain(text='{"grade": 3}')] and len(bodies) == 2
+    server.reply = says('{"grade": 4}')
+    graded_now = asker(server, cache=tmp_path / "replies.sqlite")([Ask(question.messages, Grade)])
+    assert graded_now == [Grade(grade=4)]  # the same words in another form are another question
 
 
 def test_what_is_spent_is_counted_over_runs_and_no_more_than_the_budget(server: Server, tmp_path: Path) -> None:

@@ -83,6 +83,7 @@ PAIRS: list[dict[str, Any]] = [
     {"id": "2", "subset": "hard", "prompt": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "How?"}, {"role": "user", "content": "So."}],
      "chosen": "short", "rejected": "a longer one"},
     {"id": "3", "subset": "hard", "prompt": "P", "chosen": "same", "rejected": "size"},
+    {"id": "4", "subset": "empty", "prompt": "P", "chosen": "something", "rejected": ""},
 ]  # fmt: skip
 
 
@@ -91,8 +92,8 @@ def test_pairs_as_texts_and_as_conversations_by_any_function(tmp_path: Path) -> 
     items = preference.read_pairs(tmp_path / "pairs.jsonl")
     assert items[0].answers == ("好答案", "差") and items[1].prompt == "user: Why?\n\nassistant: How?\n\nuser: So."
     figures = preference.pair_figures(preference.by_function(items, lambda prompt, answer: len(answer)))
-    assert figures["accuracy, equal scores half"].mean == 0.5 and figures["accuracy, easy"].mean == 1.0 and figures["accuracy, hard"].mean == 0.25
-    assert figures["equal scores"].mean == pytest.approx(1 / 3)
+    assert figures["accuracy, equal scores half"].mean == 0.625 and figures["accuracy, easy"].mean == 1.0 and figures["accuracy, hard"].mean == 0.25
+    assert figures["equal scores"].mean == 0.25 and figures["accuracy, empty"].mean == 1.0
 
 
 def test_results_are_written_as_rewardbench_has_them(server: Server, tmp_path: Path) -> None:
@@ -101,6 +102,13 @@ def test_results_are_written_as_rewardbench_has_them(server: Server, tmp_path: P
     report, _ = ran(recipe(server, "rewardbench2", tmp_path / "rb.jsonl", tmp_path / "out", "judge"))
     written = json.loads((tmp_path / "out" / "rewardbench.json").read_text())
     assert written == {"model": f"judge at {server.url}", "model_type": "Generative RM"} | {subset: figure(report, subset) for subset in sorted(SUBSETS)}
+
+
+@pytest.mark.parametrize(("change", "said"), [({"chosen": []}, "field chosen"), ({"prompt": " "}, "field prompt"), ({"rejected": 3}, "field rejected")])
+def test_the_first_pair_of_another_form_is_named(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(PAIRS[2]) + "\n" + json.dumps(PAIRS[2] | change))
+    with pytest.raises(InputError, match=f"line 2.*{said}.*no item of Medical RewardBench"):
+        preference.read_pairs(tmp_path / "pairs.jsonl")
 
 
 @pytest.mark.parametrize(
