@@ -117,8 +117,10 @@ def test_a_printed_recipe_reads_back_and_nothing_is_run(runs: list[Any], capsys:
     [
         (
             ["trian"],
-            "unknown command 'trian'; did you mean 'train'? "
-            + "(quickstart, train, bench, score, serve, ledger, follow, plan, export, import, data, corpus, review)",
+            (
+                "unknown command 'trian'; did you mean 'train'? "
+                "(quickstart, train, bench, score, serve, ledger, follow, plan, export, import, data, corpus, review)"
+            ),
         ),
         (["train", "ssft"], "unknown command 'ssft'; did you mean 'sft'? (sft, rm, grpo, ppo, dpo)"),
         (["train", "sft"], "keys out, cases, model are missing; give --out, --cases, --model, or a recipe that has them by --config"),
