@@ -19,6 +19,17 @@ LINES = [
 ]
 
 
+def everyone(at: dict[str, Any]) -> dict[str, Any]:
+    """Of a recipe, whom to ask for each task: models of different names, all reached as `at` says."""
+    return {
+        "difficulty": at | {"model": "grader"},
+        "topic": at | {"model": "sorter"},
+        "writers": [at | {"name": name, "model": f"model-{name}"} for name in ("ada", "ben", "cy")],
+        "rubric": at | {"model": "expert"},
+        "judges": [at | {"name": name, "model": f"judge-{name}"} for name in ("one", "two")],
+    }
+
+
 def hashed(text: str, among: int) -> int:
     return int.from_bytes(sha256(text.encode()).digest()[:4]) % among
 

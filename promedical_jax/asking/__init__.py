@@ -1,6 +1,7 @@
 """Asking language models behind OpenAI-compatible endpoints: many questions at a time, and verdicts on answers among them."""
 
-from promedical_jax.asking.asker import Ask, Asker, Messages, Plain
+from promedical_jax.asking.asker import Asker
+from promedical_jax.asking.form import Ask, Form, Messages, Plain, about, turns
 from promedical_jax.asking.judge import SYSTEM, EndpointJudge, Reply, question, verdict_of
 
-__all__ = ["SYSTEM", "Ask", "Asker", "EndpointJudge", "Messages", "Plain", "Reply", "question", "verdict_of"]
+__all__ = ["SYSTEM", "Ask", "Asker", "EndpointJudge", "Form", "Messages", "Plain", "Reply", "about", "question", "turns", "verdict_of"]

@@ -12,7 +12,6 @@ import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from itertools import count
@@ -20,12 +19,12 @@ from time import monotonic
 from typing import Any
 
 import httpx2
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
+from promedical_jax.asking.form import Ask, Messages, Plain
 from promedical_jax.asking.store import Store, Tokens
 from promedical_jax.config import Endpoint
 from promedical_jax.errors import InputError
-from promedical_jax.rubric.case import Text
 from promedical_jax.rubric.faults import sentence
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds; each pause is twice the one before it
@@ -35,23 +34,6 @@ NO_TEXT = (ValueError, LookupError, TypeError, RecursionError, OverflowError)  #
 SECRET = 16  # letters; a shorter key, such as EMPTY, is a word that stands in replies by itself
 LETTERS_A_TOKEN = 4  # where an endpoint does not say what a reply cost
 MILLION = 1_000_000
-Messages = list[dict[str, str]]
-
-
-class Plain(BaseModel):
-    """The form of a reply in a model's own words: all that it said. No JSON is asked for, so that it answers as it would answer anybody."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    text: Text
-
-
-@dataclass(frozen=True)
-class Ask:
-    """A question, and the form of its reply: `Plain`, or another pydantic model that forbids extra fields."""
-
-    messages: Messages
-    form: type[BaseModel]
 
 
 class Asker:

@@ -1,14 +1,14 @@
 """A judge behind an OpenAI-compatible endpoint: one question a criterion and answer, and to abstain where no sound reply comes (see asker.py)."""
 
 import asyncio
-import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 
 import httpx2
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
-from promedical_jax.asking.asker import Ask, Asker, Messages
+from promedical_jax.asking.asker import Asker
+from promedical_jax.asking.form import Ask, Form, Messages, about, turns
 from promedical_jax.config import Endpoint
 from promedical_jax.rubric import Case, Criterion, Verdict
 
@@ -18,10 +18,8 @@ SYSTEM = (
 )
 
 
-class Reply(BaseModel):
+class Reply(Form):
     """What a judge is asked to say, and nothing beside it."""
-
-    model_config = ConfigDict(extra="forbid")
 
     verdict: Verdict
 
@@ -46,9 +44,7 @@ class EndpointJudge:
 
 def question(case: Case, text: str, criterion: Criterion) -> Messages:
     """What the endpoint is asked: the conversation and the answer as one JSON document, so that nothing in them can pass for the question."""
-    talk = [{"role": message.role, "content": message.content} for message in case.instruction]
-    material = json.dumps({"conversation": talk, "answer": text, "criterion": criterion.text}, ensure_ascii=False)
-    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": material}]
+    return about(SYSTEM, {"conversation": turns(case.instruction), "answer": text, "criterion": criterion.text})
 
 
 def verdict_of(reply: BaseModel | None) -> Verdict:

@@ -4,27 +4,20 @@ The prompts are the text files of prompts/, one a task: a physician may read and
 given its material as one JSON document, so that nothing in a question can pass for the task.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from promedical_jax.asking import Ask
+from promedical_jax.asking import Ask, Form, about, turns
 from promedical_jax.corpus.question import Question
 from promedical_jax.corpus.taxonomy import Category, Specialty
 from promedical_jax.errors import InputError
 from promedical_jax.rubric.case import Case, Criterion, Polarity, Rubric, Text, Tier
 
 SLACK = 0.05  # by how much a model's weights may miss a sum of 1; they are then scaled
-
-
-class Form(BaseModel):
-    """A reply, and nothing beside it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Difficulty(Form):
@@ -89,13 +82,12 @@ def prompt(task: str, own: Path | None = None) -> str:
 
 def asked(question: Question, task: str, form: type[Form], material: Callable[[Question], dict]) -> Ask:
     """`task`: the prompt's text. `material`: what the model is given of the question."""
-    given = json.dumps(material(question), ensure_ascii=False)
-    return Ask([{"role": "system", "content": task}, {"role": "user", "content": given}], form)
+    return Ask(about(task, material(question)), form)
 
 
 def conversation(question: Question | Case) -> dict:
     """The material of most tasks: what was asked, without the source's answer."""
-    return {"question": [{"role": message.role, "content": message.content} for message in question.instruction]}
+    return {"question": turns(question.instruction)}
 
 
 def with_mistake(question: Question, mistake: str) -> dict:

@@ -3,10 +3,8 @@
 To differ is to say met and unmet, or to prefer otherwise. Who cannot tell differs from nobody.
 """
 
-from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from promedical_jax.errors import InputError
 from promedical_jax.review.export import folder_of, send
@@ -16,10 +14,9 @@ from promedical_jax.review.rubrics import agreed, gather, last_round, round_fold
 from promedical_jax.review.seal import FILE, Asked, Sealed, check_cases, check_people, in_order, read_key
 from promedical_jax.rubric.case import Case, Judgement, Verdict
 from promedical_jax.rubric.files import read_cases
+from promedical_jax.rubric.labels import majority
 
 FOLDER = "adjudication"
-
-T = TypeVar("T", bound=Hashable)
 
 
 def run(config: ReviewConfig) -> None:
@@ -95,12 +92,6 @@ def settle_preferences(made: Judged, adjudicator: str | None) -> list[Preference
         outcome = last if last and len(set(outcomes.values())) > 1 else majority(outcomes.values())
         settled += [one.model_copy(update={"physician": SETTLED}) for one in said if _outcome(one) == outcome][:1]
     return settled
-
-
-def majority(values: Iterable[T]) -> T | None:
-    """What more say than anything else; None where two are level, or nobody said anything."""
-    counts = Counter(values).most_common(2)
-    return counts[0][0] if counts and (len(counts) == 1 or counts[0][1] > counts[1][1]) else None
 
 
 def _cells(judgements: Iterable[Judgement]) -> dict[tuple[str, str], list[Judgement]]:

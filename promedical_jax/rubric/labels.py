@@ -3,7 +3,9 @@
 Labels speak of the criterion's text (it holds or it does not), whatever its polarity. A rater who abstained said nothing.
 """
 
-from typing import Annotated, Any, NamedTuple
+from collections import Counter
+from collections.abc import Hashable, Iterable
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +14,7 @@ from pydantic import Field
 from promedical_jax.rubric.case import Case, Record, Verdict
 from promedical_jax.rubric.scores import Array, prefer, satisfied_matrix, score
 
+T = TypeVar("T", bound=Hashable)
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -102,3 +105,9 @@ def _by_rater(case: Case, weights: RaterWeights) -> tuple[Array, Array]:
 
 def _share(part: Array, whole: Array) -> Array:
     return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
+
+
+def majority(values: Iterable[T]) -> T | None:
+    """What more say than anything else; None where two are level, or nobody said anything."""
+    counts = Counter(values).most_common(2)
+    return counts[0][0] if counts and (len(counts) == 1 or counts[0][1] > counts[1][1]) else None

@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, create_model, model_validator
 
-from promedical_jax.asking import Ask
+from promedical_jax.asking import Ask, Form
 from promedical_jax.rubric.case import Text
 from promedical_jax.suites.figures import abstained, by_group, mean, named, part
 from promedical_jax.suites.rows import Foreign, only_once, records
-from promedical_jax.suites.suite import Figures, Form, Marked, Source, Suite, asked, said
+from promedical_jax.suites.suite import Figures, Marked, Source, Suite, asked, said
 
 Kind = Literal["indication", "dosage and administration", "contraindicated population", "mechanism of action", "medication recommendation", "drug interaction"]
 SOURCE = Source(

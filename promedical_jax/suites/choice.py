@@ -13,13 +13,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, create_model, model_validator
 
-from promedical_jax.asking import Ask
+from promedical_jax.asking import Ask, Form
 from promedical_jax.errors import InputError
 from promedical_jax.rubric.case import Text
 from promedical_jax.rubric.lines import loads
 from promedical_jax.suites.figures import abstained, by_group, macro_f1, mean, named, part
 from promedical_jax.suites.rows import Foreign, only_once, records
-from promedical_jax.suites.suite import Figures, Form, Likely, Marked, Source, Suite, asked, said
+from promedical_jax.suites.suite import Figures, Likely, Marked, Source, Suite, asked, said
 
 SCORING = "accuracy; a question without a sound reply is wrong, and counted apart; our own words ask"
 TRUTH = "test_ground_truth.json"

@@ -8,11 +8,11 @@ share, which the file tags `level:cluster`. The subset hard is a file of its own
 from collections.abc import Sequence
 from pathlib import Path
 
-from promedical_jax.asking import Ask, Plain
+from promedical_jax.asking import Ask, Form, Plain, turns
 from promedical_jax.corpus.healthbench import Example, read_examples
 from promedical_jax.suites.figures import abstained, by_group, clipped, mean, part
 from promedical_jax.suites.rows import only_once
-from promedical_jax.suites.suite import Figures, Form, Marked, Source, Suite, asked, said
+from promedical_jax.suites.suite import Figures, Marked, Source, Suite, asked, said
 
 SOURCE = Source(
     name="HealthBench",
@@ -46,12 +46,11 @@ def read(path: Path) -> list[Example]:
 
 def ask(example: Example) -> Ask:
     """The conversation as it is, for an answer in the model's own words."""
-    return Ask([{"role": message.role, "content": message.content} for message in example.prompt], Plain)
+    return Ask(turns(example.prompt), Plain)
 
 
 def judge(example: Example, reply: Plain) -> list[Ask]:
-    talk = [{"role": message.role, "content": message.content} for message in example.prompt]
-    return [asked(TASK, {"conversation": talk, "answer": reply.text, "criterion": one.criterion}, Met) for one in example.rubrics]
+    return [asked(TASK, {"conversation": turns(example.prompt), "answer": reply.text, "criterion": one.criterion}, Met) for one in example.rubrics]
 
 
 def mark(example: Example, reply: Plain | None, verdicts: Sequence[Met | None]) -> Marked:

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from promedical_jax.asking import Ask, Plain
+from promedical_jax.asking import Ask, Form, Plain
 from promedical_jax.corpus.kqa import QUESTIONS, Question
 from promedical_jax.errors import InputError
 from promedical_jax.rubric.lines import read_records
 from promedical_jax.suites.figures import abstained, mean, part
-from promedical_jax.suites.suite import Figures, Form, Marked, Source, Suite, asked, said
+from promedical_jax.suites.suite import Figures, Marked, Source, Suite, asked, said
 
 SOURCE = Source(
     name="K-QA",

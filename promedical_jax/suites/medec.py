@@ -14,12 +14,12 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from promedical_jax.asking import Ask
+from promedical_jax.asking import Ask, Form
 from promedical_jax.corpus.formats import Row, read_rows
 from promedical_jax.rubric.case import Text
 from promedical_jax.suites.figures import abstained, by_group, detection, mean, named, part, rare
 from promedical_jax.suites.rows import Foreign, checked, only_once
-from promedical_jax.suites.suite import Figures, Form, Marked, Source, Suite, asked, said
+from promedical_jax.suites.suite import Figures, Marked, Source, Suite, asked, said
 
 SOURCE = Source(
     name="MEDEC",

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from pydantic import Field
 
-from promedical_jax.asking import Ask, Plain
+from promedical_jax.asking import Ask, Form, Plain
 from promedical_jax.corpus.formats import files_of
 from promedical_jax.errors import InputError
 from promedical_jax.rubric.case import Text
 from promedical_jax.suites.figures import abstained, by_group, named, part, rare
 from promedical_jax.suites.rows import Foreign, records
-from promedical_jax.suites.suite import Figures, Form, Marked, Source, Suite, asked, said
+from promedical_jax.suites.suite import Figures, Marked, Source, Suite, asked, said
 
 SOURCE = Source(
     name="MedSafetyBench",

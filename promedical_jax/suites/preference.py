@@ -15,13 +15,13 @@ from typing import Annotated, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from promedical_jax.asking import Ask
+from promedical_jax.asking import Ask, Form
 from promedical_jax.atomic import replacing
 from promedical_jax.bench.intervals import bootstrap_of
 from promedical_jax.rubric.case import Text
 from promedical_jax.suites.figures import abstained, by_group, figure, mean, named, part
 from promedical_jax.suites.rows import Foreign, only_once, records
-from promedical_jax.suites.suite import Figures, Form, Marked, Source, Suite, asked, said
+from promedical_jax.suites.suite import Figures, Marked, Source, Suite, asked, said
 
 TIES = "Ties"
 TASK = (

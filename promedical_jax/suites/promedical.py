@@ -5,19 +5,19 @@ in both orders: it is right where it says so twice, and where it follows the pla
 The truth of a criterion is the majority of the human raters; where they are evenly split there is none. Intervals are over cases.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Literal
 
-from promedical_jax.asking import Ask, Reply, question
+from promedical_jax.asking import Ask, Form, Reply, question, turns
 from promedical_jax.errors import InputError
 from promedical_jax.rubric import Case, Criterion, Judge, Tier, Verdict, read_cases
 from promedical_jax.rubric.case import Answer
+from promedical_jax.rubric.labels import majority
 from promedical_jax.suites.figures import abstained, by_group, detection, mean, named, part
-from promedical_jax.suites.suite import Figures, Form, Marked, Source, Suite, asked, said
+from promedical_jax.suites.suite import Figures, Marked, Source, Suite, asked, said
 
 SCORING = "accuracies with intervals over cases; evenly split raters are left out; the paper's prompts are not public, and ours ask"
 SOURCE = Source(
@@ -53,14 +53,13 @@ class Pair:
     criterion: Criterion
 
 
-def majority(case: Case) -> dict[tuple[str, str], Verdict]:
+def truth_of(case: Case) -> dict[tuple[str, str], Verdict]:
     """What most humans say, by answer and criterion; those who abstain say nothing, and where as many say one as the other there is no entry."""
-    counts: dict[tuple[str, str], Counter[Verdict]] = {}
+    said_of: dict[tuple[str, str], list[Verdict]] = {}
     for one in case.verdicts:
         if one.human and one.verdict is not Verdict.ABSTAIN:
-            counts.setdefault((one.answer, one.criterion), Counter())[one.verdict] += 1
-    most = {key: count.most_common() for key, count in counts.items()}
-    return {key: ranked[0][0] for key, ranked in most.items() if len(ranked) == 1 or ranked[0][1] > ranked[1][1]}
+            said_of.setdefault((one.answer, one.criterion), []).append(one.verdict)
+    return {key: most for key, verdicts in said_of.items() if (most := majority(verdicts))}
 
 
 def read_points(path: Path) -> list[Point]:
@@ -81,7 +80,7 @@ def read_pairs(path: Path) -> list[Pair]:
 
 
 def _with_truth(path: Path) -> Iterator[tuple[Case, dict[tuple[str, str], Verdict]]]:
-    return ((case, majority(case)) for case in read_cases(path))
+    return ((case, truth_of(case)) for case in read_cases(path))
 
 
 def _pairs(case: Case, truth: dict[tuple[str, str], Verdict]) -> Iterator[Pair]:
@@ -130,7 +129,7 @@ def point_figures(marks: Sequence[Marked]) -> Figures:
 
 def judge_pair(pair: Pair, _: None = None) -> list[Ask]:
     """In both orders: the better one first, then last."""
-    talk = [{"role": message.role, "content": message.content} for message in pair.case.instruction]
+    talk = turns(pair.case.instruction)
     about = {"text": pair.criterion.text, "polarity": pair.criterion.polarity.value}
     orders = ((pair.good, pair.bad), (pair.bad, pair.good))
     return [asked(TASK, {"conversation": talk, "first": one.text, "second": other.text, "criterion": about}, Better) for one, other in orders]

@@ -4,15 +4,14 @@ A suite is a record of functions. The runner (run.py) asks the answerer what `as
 the figures are made of the marks alone: what is in items.jsonl is enough to make report.json again.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, Field, JsonValue
 
-from promedical_jax.asking import Ask
+from promedical_jax.asking import Ask, about
 from promedical_jax.bench.intervals import Interval
 from promedical_jax.rubric.case import Record, Text
 
@@ -95,15 +94,8 @@ class Suite(Generic[T]):
     also: Callable[[Path, Sequence[Marked], Figures, str], None] | None = None
 
 
-class Form(BaseModel):
-    """The form of a reply, and nothing beside it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
 def asked(task: str, material: dict[str, Any], form: type[BaseModel]) -> Ask:
-    """A question whose material is one JSON document, so that nothing in it can pass for the task."""
-    return Ask([{"role": "system", "content": task}, {"role": "user", "content": json.dumps(material, ensure_ascii=False)}], form)
+    return Ask(about(task, material), form)
 
 
 def said(reply: BaseModel | None) -> JsonValue:

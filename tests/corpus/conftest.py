@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted import reply
+from scripted import everyone, reply
 from served import Server
 
 from promedical_jax.clinic import make_cases
@@ -29,12 +29,7 @@ def recipe(data, server: Server, tmp_path: Path) -> dict[str, Any]:
         "sources": [{"name": "medqa", "path": str(tmp_path / "medqa.jsonl")}, {"name": "chatdoctor", "path": str(tmp_path / "chat.json")},
                     {"name": "mine", "path": str(tmp_path / "mine.jsonl"), "licence": "MIT", "question": "q", "reference": "a"}],
         "suites": [{"name": "kqa", "path": str(tmp_path / "bench.jsonl")}],
-        "difficulty": at | {"model": "grader"},
-        "topic": at | {"model": "sorter"},
-        "writers": [at | {"name": name, "model": f"model-{name}"} for name in ("ada", "ben", "cy")],
-        "rubric": at | {"model": "expert"},
-        "judges": [at | {"name": name, "model": f"judge-{name}"} for name in ("one", "two")],
-    }  # fmt: skip
+    } | everyone(at)  # fmt: skip
 
 
 @pytest.fixture

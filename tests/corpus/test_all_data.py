@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 import pytest
 import yaml
-from scripted import LINES, flaky, hashed, reply
+from scripted import LINES, everyone, flaky, hashed, reply
 from served import Server
 
 from promedical_jax.corpus import import_healthbench
@@ -78,12 +78,7 @@ def whole(data: Path, server: Server, tmp_path: Path) -> dict[str, Any]:
     return recipe | {
         "out": str(tmp_path / "corpus"),
         "sieve": recipe["sieve"] | {"languages": ["en"]},
-        "difficulty": at | {"model": "grader"},
-        "topic": at | {"model": "sorter"},
-        "writers": [at | {"name": name, "model": f"model-{name}"} for name in ("ada", "ben", "cy")],
-        "rubric": at | {"model": "expert"},
-        "judges": [at | {"name": name, "model": f"judge-{name}"} for name in ("one", "two")],
-    }  # fmt: skip
+    } | everyone(at)  # fmt: skip
 
 
 def test_the_sieve_keeps_of_the_real_questions_what_files_say(whole: dict[str, Any], data: Path) -> None:

@@ -4,7 +4,6 @@ import json
 import re
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,6 @@ from promedical_jax.review.page import EMPTY, labelling, task_data
 from promedical_jax.review.recipe import ReviewConfig, StudioRecipe
 from promedical_jax.review.seal import FILE, ORDER, deal, read_key
 from promedical_jax.rubric import Answer, Case, Judgement, Message, Verdict, write_cases
-
-
-@pytest.fixture
-def studio(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
-    made = StandIn()
-    monkeypatch.setenv("STUDIO_TOKEN", PERSONAL)
-    yield made
-    made.close()
 
 
 def at(studio: StandIn) -> StudioRecipe:

@@ -6,7 +6,7 @@ her second was skipped; Ben has two annotations of his first page, and none of h
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +17,13 @@ from stand_in import PERSONAL, StandIn
 from promedical_jax.cli import main
 from promedical_jax.errors import InputError
 from promedical_jax.review import adjudication, export, readback
-from promedical_jax.review.adjudication import majority
 from promedical_jax.review.reading import Preference
 from promedical_jax.review.recipe import ReviewConfig, StudioRecipe
 from promedical_jax.review.seal import FILE, Task, read_key
 from promedical_jax.rubric import Case, Verdict, read_cases, write_cases
+from promedical_jax.rubric.labels import majority
 
 RECORDED = Path(__file__).parent / "recorded"
-
-
-@pytest.fixture
-def studio(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
-    made = StandIn()
-    monkeypatch.setenv("STUDIO_TOKEN", PERSONAL)
-    yield made
-    made.close()
 
 
 @pytest.fixture

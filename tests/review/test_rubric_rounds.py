@@ -1,12 +1,11 @@
 """A review of rubrics, round by round: what a correction does to a rubric, what the pool holds, and when it is enough."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from physicians import choices, number, recipe, texts
-from stand_in import PERSONAL, StandIn
+from stand_in import StandIn
 
 from promedical_jax.errors import InputError
 from promedical_jax.review import adjudication, export, readback
@@ -96,14 +95,6 @@ def test_a_correction_that_gives_no_rubric_is_refused(said: list[dict[str, Any]]
 
 
 # Rounds
-
-
-@pytest.fixture
-def studio(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
-    made = StandIn()
-    monkeypatch.setenv("STUDIO_TOKEN", PERSONAL)
-    yield made
-    made.close()
 
 
 def begin(studio: StandIn, folder: Path, count: int, **changes: Any) -> ReviewConfig:

@@ -6,20 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hosted import Hosted, hosted, write_models
+from hosted import Hosted, hosted
 from pydantic import BaseModel
 from served import at_once
 
 from promedical_jax.asking.asker import Ask, Asker
 from promedical_jax.cli import main
 from promedical_jax.config import Endpoint
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    write_models(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

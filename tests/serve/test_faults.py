@@ -15,19 +15,12 @@ import httpx2
 import jax
 import openai
 import pytest
-from hosted import Hosted, hosted, until, write_models
+from hosted import Hosted, hosted, until
 from openai import OpenAI
 
 KEY = "a-secret-of-ours"
 ASKED = {"model": "tiny", "messages": [{"role": "user", "content": "What should I take?"}], "max_tokens": 12, "seed": 1}
 LONG = ASKED | {"max_tokens": 90}
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    write_models(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

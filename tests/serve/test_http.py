@@ -10,7 +10,7 @@ import httpx2
 import numpy as np
 import openai
 import pytest
-from hosted import Hosted, hosted, until, write_models
+from hosted import Hosted, hosted, until
 from openai import OpenAI
 
 from promedical_jax.clinic import build_tokenizer
@@ -18,13 +18,6 @@ from promedical_jax.reward import open_judge
 from promedical_jax.rubric import Answer, Case, Criterion, Message, Rubric
 
 ASKED = [{"role": "system", "content": "You are a physician."}, {"role": "user", "content": "I have Ulbrin ague. What should I take?"}]
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    write_models(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
