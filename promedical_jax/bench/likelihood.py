@@ -13,17 +13,17 @@ import jax
 import numpy as np
 
 from promedical_jax.data.batches import to_devices, to_host
-from promedical_jax.data.encode import pad
+from promedical_jax.data.encode import pad, step_up
 from promedical_jax.data.load import load_tokenizer
 from promedical_jax.errors import InputError
 from promedical_jax.model import hf, transformer
-from promedical_jax.model.sharding import make_mesh, parts, shardings
+from promedical_jax.model.sharding import make_mesh, shardings, shared_evenly
 from promedical_jax.model.transformer import Compute, Dtype, ModelConfig, Params
 from promedical_jax.selfcheck import check_tree
 from promedical_jax.train.policy import AnswerBatch, frozen_log_probs
 
 Asked = tuple[str, Sequence[str]]  # a question, whose text ends without a blank, and its options
-LEAST = 8  # tokens that a static size is a multiple of, at least
+LEAST = 8  # tokens of a static size
 
 
 @dataclass(frozen=True)
@@ -61,17 +61,15 @@ class Likelihood:
     def _batches(self, encoded: Sequence[tuple[list[int], list[list[int]]]]) -> Iterator[list[int]]:
         """Questions of like length together, so that little is padding and few shapes are compiled."""
         order = sorted(range(len(encoded)), key=lambda row: len(encoded[row][0]))
-        n = parts(self.mesh, "batch")
-        size = -(-self.batch // n) * n
+        size = shared_evenly(self.batch, self.mesh)
         yield from (order[start : start + size] for start in range(0, len(order), size))
 
     def _sums(self, rows: Sequence[tuple[list[int], list[list[int]]]]) -> np.ndarray:
         """[batch, options]."""
-        n = parts(self.mesh, "batch")
-        filled = [*rows, *[rows[-1]] * (-(-self.batch // n) * n - len(rows))]
+        filled = [*rows, *[rows[-1]] * (shared_evenly(self.batch, self.mesh) - len(rows))]
         options, longest = max(len(each) for _, each in filled), max(len(one) for _, each in filled for one in each)
-        prompt, prompt_length = pad([context for context, _ in filled], len(filled), _roomy(max(len(context) for context, _ in filled)))
-        answers, lengths = (np.stack(x) for x in zip(*(pad(each, options, _roomy(longest)) for _, each in filled), strict=True))
+        prompt, prompt_length = pad([context for context, _ in filled], len(filled), step_up(max(LEAST, *(len(context) for context, _ in filled))))
+        answers, lengths = (np.stack(x) for x in zip(*(pad(each, options, step_up(max(LEAST, longest))) for _, each in filled), strict=True))
         arrays = to_devices({"prompt": prompt, "prompt_length": prompt_length, "answers": answers, "answer_lengths": lengths})
         return to_host(frozen_log_probs(self.params, self.config, AnswerBatch(**arrays), compute=self.compute)).astype(np.float64).sum(-1)
 
@@ -82,14 +80,6 @@ def open_likelihood(folder: str | Path, batch: int = 8, dtype: Dtype = "float32"
     config = hf.read_config(folder)
     tokenizer = load_tokenizer(folder, config.vocabulary)
     with jax.set_mesh(mesh):
-        params = hf.load(folder, config, shardings(mesh, transformer.axes(config)), dtype)
-        if params is None:
-            raise InputError(f"{folder}: no weights; give the folder of a trained model")
+        params = hf.load_trained(folder, config, shardings(mesh, transformer.axes(config)), dtype)
         check_tree("the model", params, config, Compute(dtype))
     return Likelihood(params, config, tokenizer, mesh, batch, Compute(dtype))
-
-
-def _roomy(tokens: int) -> int:
-    """The next of 8, 12, 16, 24, 32, 48 and so on."""
-    power = max(1 << (tokens - 1).bit_length(), LEAST)
-    return power * 3 // 4 if power > LEAST and tokens <= power * 3 // 4 else power

@@ -92,9 +92,7 @@ def _policy(config: BenchConfig, folder: Path) -> PolicyFigures:
         judge = truth
     else:
         raise InputError(f"{config.cases}: these are not the clinic's cases, whose truth is known; name a reward model with --judge")
-    weights = hf.load(folder, model, shardings(jax.sharding.get_mesh(), transformer.axes(model)), config.dtype)
-    if weights is None:
-        raise InputError(f"{config.model}: no weights; give the folder of a trained model")
+    weights = hf.load_trained(folder, model, shardings(jax.sharding.get_mesh(), transformer.axes(model)), config.dtype)
     check_tree("the policy", weights, model, compute, samples=True)
     answered = answer_cases(weights, model, tokenizer, cases, measure(cases, config.shapes, str(config.cases)), judge, answers=config.answers,
                             answer_tokens=config.answer_tokens, batch=config.batch, seed=config.seed, temperature=config.temperature,

@@ -172,6 +172,12 @@ def pad_labels(labels: Labels, answers: int, criteria: int) -> Labels:
     return padded
 
 
+def step_up(n: int) -> int:
+    """n rounded up to 1, 2, 3, 4, 6, 8, 12 and so on, so that few shapes are compiled for many batches."""
+    power = 1 << max(n - 1, 0).bit_length()
+    return n if n <= 2 else power * 3 // 4 if n <= power * 3 // 4 else power
+
+
 def pad(rows: Sequence[Sequence[int]], count: int, length: int) -> tuple[np.ndarray, np.ndarray]:
     """Ragged rows -> [count, length] padded on the right with 0, and true lengths [count]."""
     table, lengths = np.zeros((count, length), np.int32), np.zeros(count, np.int32)

@@ -15,10 +15,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from promedical_jax.data.load import load_tokenizer
-from promedical_jax.errors import InputError
 from promedical_jax.model import hf, transformer
 from promedical_jax.model.layout import assemble, last_valid, nodes_of, tree
-from promedical_jax.model.sharding import parts, shardings, spec
+from promedical_jax.model.sharding import shardings, shared_evenly, spec
 from promedical_jax.model.transformer import Compute, Dtype, ModelConfig, Params
 
 STEP = 64  # row lengths are multiples of it, then of twice it, so that few are compiled
@@ -30,11 +29,9 @@ def open_last_token(model: Path | str, mesh: Mesh, batch: int = 32, dtype: Dtype
     folder = hf.resolve(model)
     config = replace(hf.read_config(folder), tied=True)  # no tokens are predicted: Qwen3-Embedding-8B says that it has an unembedding, and has none
     tokenizer = load_tokenizer(folder, config.vocabulary)
-    params = hf.load(folder, config, shardings(mesh, transformer.axes(config)), dtype)
-    if params is None:
-        raise InputError(f"{folder}: no weights; give the folder of a trained model")
+    params = hf.load_trained(folder, config, shardings(mesh, transformer.axes(config)), dtype)
     end = [tokenizer.get_vocab()[END]] if END in tokenizer.get_vocab() else []  # Qwen3-Embedding's own tokenizer puts it there; that of a Qwen3 does not
-    rows = -(-batch // parts(mesh, "batch")) * parts(mesh, "batch")
+    rows = shared_evenly(batch, mesh)
     placed = NamedSharding(mesh, spec("batch", None, None)), NamedSharding(mesh, spec("batch", None))
 
     def embed(texts: Sequence[str]) -> np.ndarray:

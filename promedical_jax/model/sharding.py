@@ -103,6 +103,11 @@ def parts(mesh: Mesh | AbstractMesh, axis: str) -> int:
     return math.prod(mesh.shape[name] for name in ((names,) if isinstance(names, str) else names))
 
 
+def shared_evenly(rows: int, mesh: Mesh) -> int:
+    """The least number of rows, from `rows` on, that the devices which share a batch divide among them."""
+    return -(-rows // parts(mesh, "batch")) * parts(mesh, "batch")
+
+
 def bytes_here(arrays: Any) -> int:
     """Bytes of a tree's arrays, which may be abstract, on one device; an array that stands there twice counts once."""
     leaves = {id(x): x for x in jax.tree.leaves(arrays) if getattr(x, "sharding", None) is not None}

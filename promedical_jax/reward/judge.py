@@ -17,12 +17,12 @@ import jax
 import numpy as np
 
 from promedical_jax.config import Shapes
-from promedical_jax.data.encode import Encoded, Sizes, encode, measure
+from promedical_jax.data.encode import Encoded, Sizes, encode, measure, step_up
 from promedical_jax.data.load import load_tokenizer
 from promedical_jax.data.long import cut
 from promedical_jax.errors import InputError
 from promedical_jax.model import hf
-from promedical_jax.model.sharding import make_mesh, parts
+from promedical_jax.model.sharding import make_mesh, shared_evenly
 from promedical_jax.model.transformer import FLOAT32, Compute, Dtype
 from promedical_jax.reward.folder import RewardModel, load_reward_model
 from promedical_jax.reward.scores import score_cases
@@ -84,9 +84,9 @@ class RewardJudge:
         """Raw scores [A, K] of each case; K is 1 where the model is told no criterion and has one head. Raises InputError where one is no finite number."""
         if not cases:
             return []
-        sizes, n = roomy(measure(cases, AS_THEY_ARE, "cases")), parts(self.mesh, "batch")
+        sizes = roomy(measure(cases, AS_THEY_ARE, "cases"))
         with jax.set_mesh(self.mesh):
-            batch = -(-min(self.batch, _step(len(cases))) // n) * n  # a few cases are not filled up to a whole batch
+            batch = shared_evenly(min(self.batch, step_up(len(cases))), self.mesh)  # a few cases are not filled up to a whole batch
             done = list(score_cases(self.model.params, self.model.config, cases, sizes, batch, self.compute))
         for case, scores in zip(cases, done, strict=True):
             if not np.isfinite(scores).all():
@@ -126,10 +126,5 @@ def judge_of(model: RewardModel, tokenizer: Any, mesh: jax.sharding.Mesh, batch:
 
 
 def roomy(sizes: Sizes) -> Sizes:
-    """Sizes rounded up to 1, 1.5, 2, 3, 4, 6 and so on, so that few shapes are compiled for many batches."""
-    return Sizes(*(_step(n) for n in (sizes.prompt, sizes.answers, sizes.answer, sizes.criteria, sizes.criterion)))
-
-
-def _step(n: int) -> int:
-    power = 1 << max(n - 1, 0).bit_length()
-    return n if n <= 2 else power * 3 // 4 if n <= power * 3 // 4 else power
+    """Sizes rounded up, each by itself."""
+    return Sizes(*(step_up(n) for n in (sizes.prompt, sizes.answers, sizes.answer, sizes.criteria, sizes.criterion)))

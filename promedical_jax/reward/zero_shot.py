@@ -35,9 +35,7 @@ def open_zero_shot(folder: Path, mesh: jax.sharding.Mesh, batch: int = 8, dtype:
     yes, no = (tokenizer.encode(word, add_special_tokens=False)[0] for word in (YES, NO))
     if yes == no:
         raise InputError(f"{folder}: {YES!r} and {NO!r} begin with the same token of its tokenizer, so their odds cannot be read; use another judge")
-    backbone = hf.load(folder, config, shardings(mesh, transformer.axes(config)), dtype)
-    if backbone is None:
-        raise InputError(f"{folder}: no weights; give the folder of a trained model")
+    backbone = hf.load_trained(folder, config, shardings(mesh, transformer.axes(config)), dtype)
     with jax.set_mesh(mesh):
         heads = jax.jit(partial(_heads, yes=yes, no=no), out_shardings=jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))(backbone)
     model = RewardModel({"backbone": backbone, "heads": heads}, config, UNCALIBRATED, model_hash(folder))

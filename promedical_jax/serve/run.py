@@ -46,9 +46,7 @@ def open_service(config: ServeConfig, mesh: jax.sharding.Mesh | None = None) -> 
     check_divisible(mesh, {"batch": config.slots})
     judge = _judge(config, mesh)
     with jax.set_mesh(mesh):
-        params = hf.load(folder, model, shardings(mesh, transformer.axes(model)), config.dtype)
-        if params is None:
-            raise InputError(f"{config.model}: no weights; give the folder of a trained model")
+        params = hf.load_trained(folder, model, shardings(mesh, transformer.axes(model)), config.dtype)
         check_tree("the policy", params, model, Compute(config.dtype), samples=True)
         weights = jax.jit(decode.settle, static_argnums=1)(params, config.dtype)
     engine = Engine(weights, model, count=config.slots, queue=config.queue, longest=config.longest, stop=stop_token(tokenizer), mesh=mesh)

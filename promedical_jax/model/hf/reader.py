@@ -50,6 +50,14 @@ def load(folder: Path, config: ModelConfig, where: Any = None, dtype: Dtype = "f
         return tree_of({leaf.path: _load_leaf(leaf, stored, alone if where is None else get(where, leaf.path), dtype) for leaf in leaves(config)})
 
 
+def load_trained(folder: Path, config: ModelConfig, where: Any = None, dtype: Dtype = "float32") -> Params:
+    """As `load`, of a folder that must have weights. Raises InputError where it has none."""
+    params = load(folder, config, where, dtype)
+    if params is None:
+        raise InputError(f"{folder}: no weights; give the folder of a trained model")
+    return params
+
+
 def check(folder: Path, config: ModelConfig) -> dict[str, Stored] | None:
     """Where each tensor of a model folder is, by the headers of its files alone; None where there are none. Raises InputError as `load` does."""
     stored = headers(folder)
