@@ -97,12 +97,12 @@ def _answers(config: CorpusConfig) -> Stage:
 def _rubric(config: CorpusConfig, digest: Callable[[Path | None], str]) -> Stage:
     """Who has an approved rubric of his own is not asked for one."""
     task = config.rubric
-    text, approved = prompt("rubric", task.prompt), {case.id: case.rubric for case in read_pool(task.pool)}
+    text, pool = prompt("rubric", task.prompt), read_pool(task.pool)
+    approved = {case.id: case.rubric for case in pool}
     told = [_identity(task), text, [digest(task.pool), task.examples, _space(config)] if approved else None]
-    to_write = lambda drafts: [draft.question for draft in drafts if draft.question.id not in approved]  # noqa: E731
 
     def asks(drafts: list[Draft], _: int) -> list[Ask]:
-        questions, pool = to_write(drafts), read_pool(task.pool)
+        questions = [draft.question for draft in drafts if draft.question.id not in approved]
         shown = examples(questions, pool, task.examples, space_of(config.embedding)) if pool else [[]] * len(questions)
         return [asked(one, text, Lines, partial(with_reference, examples=near)) for one, near in zip(questions, shown, strict=True)]
 
