@@ -108,7 +108,7 @@ def _preview_suite(config: SuiteConfig) -> dict[str, str]:
     from promedical_jax.suites.known import SUITES
     from promedical_jax.suites.run import check_endpoints, read_items
 
-    suite, items = SUITES[config.suite], read_items(config)
+    suite, items = SUITES[config.suite], read_items(config.suite, config.data, config.harmless, config.items)
     check_endpoints(config, suite)
     local = {}
     if config.model:

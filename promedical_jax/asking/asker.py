@@ -21,11 +21,10 @@ from typing import Any
 import httpx2
 from pydantic import BaseModel, ValidationError
 
-from promedical_jax.asking.form import Ask, Messages, Plain
+from promedical_jax.asking.form import Ask, Messages, Plain, again, read_reply
 from promedical_jax.asking.store import Store, Tokens
 from promedical_jax.config import Endpoint
 from promedical_jax.errors import InputError
-from promedical_jax.rubric.faults import sentence
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds; each pause is twice the one before it
 AGAIN = {408, 409, 425, 429}  # and all from 500 on
@@ -134,11 +133,11 @@ class Asker:
                     content = self._masked(_content(reply), SECRET)
                     cost = _usage(reply) or (_tokens(messages), len(content) // LETTERS_A_TOKEN)
                     try:
-                        read = _read(content, ask.form)
+                        read = read_reply(content, ask.form)
                     except ValidationError as error:
                         self.counts["garbage"] += 1
                         self._keep(*cost)
-                        messages = [*ask.messages, {"role": "assistant", "content": content}, _again(error, ask.form)] if content.strip() else ask.messages
+                        messages = [*ask.messages, {"role": "assistant", "content": content}, again(error, ask.form)] if content.strip() else ask.messages
                     else:
                         self._keep(*cost, reply=(key, content))
                         self._sound, self._silent = True, 0
@@ -222,7 +221,7 @@ class Asker:
 
     def _known(self, key: str, ask: Ask) -> BaseModel | None:
         content = self._store.reply(key)
-        return _read(content, ask.form) if content is not None else None
+        return read_reply(content, ask.form) if content is not None else None
 
     def _key(self, ask: Ask) -> str:
         """Of all that a reply depends on: the endpoint, the question, the form."""
@@ -240,18 +239,9 @@ def _host(address: str, where: str) -> str:
     return url.host
 
 
-def _read(content: str, form: type[BaseModel]) -> BaseModel:
-    """Raises ValidationError for what is not of the form."""
-    return Plain(text=content) if form is Plain else form.model_validate_json(content)
-
-
 def _tokens(messages: Messages) -> int:
     """About."""
     return sum(len(message["content"]) for message in messages) // LETTERS_A_TOKEN
-
-
-def _again(error: ValidationError, form: type[BaseModel]) -> dict[str, str]:
-    return {"role": "user", "content": f"That is not the JSON that was asked for: {sentence(error, form)}. Reply with that JSON alone."}
 
 
 @cache

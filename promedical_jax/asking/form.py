@@ -5,9 +5,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from promedical_jax.rubric.case import Text
+from promedical_jax.rubric.faults import sentence
 
 Messages = list[dict[str, str]]
 
@@ -50,3 +51,13 @@ def turns(messages: Iterable[Turn]) -> Messages:
 def about(task: str, material: dict[str, Any]) -> Messages:
     """A task, and its material as one JSON document, so that nothing in it can pass for the task."""
     return [{"role": "system", "content": task}, {"role": "user", "content": json.dumps(material, ensure_ascii=False)}]
+
+
+def read_reply(content: str, form: type[BaseModel]) -> BaseModel:
+    """Raises ValidationError for what is not of the form."""
+    return Plain(text=content) if form is Plain else form.model_validate_json(content)
+
+
+def again(error: ValidationError, form: type[BaseModel]) -> dict[str, str]:
+    """What whoever replied with something else is told."""
+    return {"role": "user", "content": f"That is not the JSON that was asked for: {sentence(error, form)}. Reply with that JSON alone."}

@@ -17,7 +17,7 @@ from promedical_jax.corpus.pipeline import alone
 from promedical_jax.corpus.progress import progress
 from promedical_jax.errors import InputError
 from promedical_jax.suites.known import SUITES
-from promedical_jax.suites.recipe import SuiteConfig
+from promedical_jax.suites.recipe import Name, SuiteConfig
 from promedical_jax.suites.report import Report, write
 from promedical_jax.suites.suite import Marked, Suite
 from promedical_jax.suites.tables import print_report
@@ -29,7 +29,7 @@ PATIENCE = 64  # questions in a row without any reply, after which an endpoint i
 def run(config: SuiteConfig) -> Report:
     """Asks, marks, writes and prints. Raises InputError for a file that is not the suite's, an endpoint that is missing or refuses, a budget that is spent."""
     suite = SUITES[config.suite]
-    items = read_items(config)
+    items = read_items(config.suite, config.data, config.harmless, config.items)
     check_endpoints(config, suite)
     with alone(config.out, "a suite"):
         marks = _likely(suite, items, config) if config.model else _asked(suite, items, config)
@@ -46,15 +46,15 @@ def run(config: SuiteConfig) -> Report:
     return report
 
 
-def read_items(config: SuiteConfig) -> list[Any]:
-    """The suite's items, checked; the first `items` of the file, and those that are asked besides."""
-    suite = SUITES[config.suite]
-    if config.harmless and not suite.beside:
-        raise InputError(f"harmless: {config.suite} asks nothing besides its file; leave harmless out, or choose the suite medsafetybench")
-    found = list(suite.read(config.data))[: config.items]
+def read_items(name: Name, data: Path, harmless: Path | None = None, count: int | None = None) -> list[Any]:
+    """The suite's items, checked; the first `count` of the file, and of those that are asked besides."""
+    suite = SUITES[name]
+    if harmless and not suite.beside:
+        raise InputError(f"harmless: {name} asks nothing besides its file; leave harmless out, or choose the suite medsafetybench")
+    found = list(suite.read(data))[:count]
     if not found:
-        raise InputError(f"{config.data} holds no item of {suite.source.name}; give the file as its authors publish it")
-    return found + list(suite.beside(config.harmless) if suite.beside else ())[: config.items]
+        raise InputError(f"{data} holds no item of {suite.source.name}; give the file as its authors publish it")
+    return found + list(suite.beside(harmless) if suite.beside else ())[:count]
 
 
 def check_endpoints(config: SuiteConfig, suite: Suite) -> None:
