@@ -136,6 +136,12 @@ def bench_compare(
     print(f"wrote {out}: {', '.join(run.name for run in compared)} on {compared[0].report.source.name}")
 
 
+@bench.command(name="tasks-dir")
+def bench_tasks_dir() -> None:
+    """Print the folder of the suites' tasks for lm-evaluation-harness: lm_eval --include_path $(promedical bench tasks-dir)."""
+    print(Path(__file__).parent / "suites" / "lm_eval_tasks")
+
+
 score = recipe_command(ScoreConfig, "promedical_jax.scoring")
 serve = recipe_command(ServeConfig, "promedical_jax.serve.run", positional="model")
 quickstart = recipe_command(QuickstartConfig, "promedical_jax.quickstart")

@@ -8,7 +8,7 @@ abstains; an endpoint that fails is Inspect's matter, which tries again, or ends
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ from promedical_jax.errors import InputError
 from promedical_jax.suites.known import SUITES
 from promedical_jax.suites.recipe import Answerer, Grader, Name
 from promedical_jax.suites.run import read_items
-from promedical_jax.suites.suite import Marked, Suite
+from promedical_jax.suites.suite import Marked, questions, unheard
 
 GRADER = "grader"
 SAID_FOR_IT = ("model_length", "content_filter")  # Inspect puts the endpoint's complaint where the reply would be
@@ -52,20 +52,7 @@ def _items(name: Name, path: str, harmless: str | None) -> dict[str, tuple[int, 
         items = read_items(name, Path(path), Path(harmless) if harmless else None)
     except InputError as error:
         raise PrerequisiteError(f"error: {error}") from None
-    return {_unheard(SUITES[name], item).id: (place, item) for place, item in enumerate(items)}
-
-
-def _unheard(suite: Suite, item: Any) -> Marked:
-    """The mark of an item to which nobody said anything."""
-    return suite.mark(item, None, [] if suite.ask else [None] * len(_questions(suite, item)))
-
-
-def _questions(suite: Suite, item: Any) -> Sequence[Ask]:
-    """What the measured model is asked."""
-    if suite.ask:
-        return [suite.ask(item)]
-    assert suite.judge
-    return suite.judge(item, None)
+    return {unheard(SUITES[name], item).id: (place, item) for place, item in enumerate(items)}
 
 
 async def _asked(model: Model, ask: Ask, retries: int, config: GenerateConfig) -> tuple[ModelOutput, BaseModel | None]:
@@ -101,10 +88,10 @@ def suite_replies(suite: Name, path: str, harmless: str | None = None, retries: 
     """Asks the measured model; its output has a choice for each question that it was asked."""
     chosen, items = SUITES[suite], _items(suite, path, harmless)
 
-    async def solve(state: TaskState, _: Generate) -> TaskState:
+    async def solve(state: TaskState, generate: Generate) -> TaskState:
         if chosen.ask and chosen.judge:
             get_model(role=GRADER, required=True)  # before anybody is asked
-        asks = _questions(chosen, items[str(state.sample_id)][1])
+        asks = questions(chosen, items[str(state.sample_id)][1])
         outputs = [output for output, _ in await collect(*(_asked(get_model(), ask, retries, GenerateConfig()) for ask in asks))]
         state.output = outputs[0].model_copy(update={"choices": [choice for output in outputs for choice in output.choices[:1]]})
         state.messages = [turn for ask, output in zip(asks, outputs, strict=True) for turn in (*_as_turns(ask.messages), output.message)]
@@ -137,9 +124,9 @@ def suite_marks(suite: Name, path: str, harmless: str | None = None, retries: in
     chosen, items = SUITES[suite], _items(suite, path, harmless)
     config = GenerateConfig(temperature=0, max_tokens=Grader().max_tokens)
 
-    async def score(state: TaskState, _: Target) -> Score:
+    async def score(state: TaskState, target: Target) -> Score:
         place, item = items[str(state.sample_id)]
-        asks = _questions(chosen, item)
+        asks = questions(chosen, item)
         heard = [_sound(state.output.choices[number], ask) if number < len(state.output.choices) else None for number, ask in enumerate(asks)]
         reply, verdicts = (heard[0], []) if chosen.ask else (None, heard)
         if chosen.ask and chosen.judge and reply is not None:
@@ -170,7 +157,7 @@ def _task(name: Name) -> Callable[..., Task]:
         """`path`: the suite's file or folder, as its authors publish it. `harmless`: of medsafetybench. `retries`: further tries for a sound reply."""
         _items.cache_clear()  # files may have changed since another task was made
         suite, given = SUITES[name], (name, str(path), harmless, retries)
-        samples = [Sample(_as_turns(_questions(suite, item)[0].messages), id=key) for key, (_, item) in _items(*given[:3]).items()]
+        samples = [Sample(_as_turns(questions(suite, item)[0].messages), id=key) for key, (_, item) in _items(*given[:3]).items()]
         return Task(
             dataset=MemoryDataset(samples, name=Path(path).name), solver=suite_replies(*given), scorer=suite_marks(*given),
             config=GenerateConfig(temperature=0, max_tokens=(Answerer() if suite.ask else Grader()).max_tokens),

@@ -40,7 +40,7 @@ def run(config: SuiteConfig) -> Report:
             figures=suite.figures(marks),
         )  # fmt: skip
         if suite.also:
-            suite.also(config.out, marks, report.figures, report.judge or "")
+            suite.also(config.out, marks, report.figures, config.judge.model or "")
         write(config.out, marks, report)
     print_report(report, Console())
     return report

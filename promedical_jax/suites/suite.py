@@ -101,3 +101,16 @@ def asked(task: str, material: dict[str, Any], form: type[BaseModel]) -> Ask:
 def said(reply: BaseModel | None) -> JsonValue:
     """A reply as items.jsonl keeps it."""
     return None if reply is None else reply.model_dump(mode="json")
+
+
+def questions(suite: Suite, item: Any) -> Sequence[Ask]:
+    """What the measured model is asked about an item; of a suite without an answerer that is the judge."""
+    if suite.ask:
+        return [suite.ask(item)]
+    assert suite.judge
+    return suite.judge(item, None)
+
+
+def unheard(suite: Suite, item: Any) -> Marked:
+    """The mark of an item to which nobody said anything: its id, before anybody is asked."""
+    return suite.mark(item, None, [] if suite.ask else [None] * len(questions(suite, item)))

@@ -100,6 +100,7 @@ def _blocks() -> list[Block]:
 
 
 BLOCKS = _blocks()
+OURS = re.compile(r"(?:[A-Z_]+=\S+ )*promedical ")
 COMMANDS = [(block.heading, line) for block in BLOCKS if block.language == "bash" for line in block.text.splitlines() if line.strip()]
 
 
@@ -143,7 +144,7 @@ class Shop:
 
     def lines(self, heading: str) -> list[str]:
         lines = [line for place, line in COMMANDS if place == heading]
-        parts = [[small(part) for part in line.split(" && ") if "promedical " in part] for line in lines]
+        parts = [[small(part) for part in line.split(" && ") if OURS.match(part)] for line in lines]
         return [" && ".join(ours) for ours in parts if ours]
 
 
@@ -181,7 +182,7 @@ def real(shop: Shop, data: Path) -> Shop:
     return shop
 
 
-@pytest.mark.parametrize("line", [part for _, line in COMMANDS for part in line.split(" && ") if "promedical " in part])
+@pytest.mark.parametrize("line", [part for _, line in COMMANDS for part in line.split(" && ") if OURS.match(part)])
 def test_every_command_and_flag_is_known(line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Recipes are read and printed, with the keys that flags set; of the other commands the help has each flag."""
     monkeypatch.chdir(ROOT)
@@ -358,6 +359,18 @@ def test_the_suites_of_the_readme_are_those_that_there_are() -> None:
     section = README.split("## Suites")[1].split("\n## ")[0]
     assert {name for row in re.findall(r"^\| (`[^|]+) \|", section, re.MULTILINE) for name in re.findall(r"`([^`]+)`", row)} - {"suite"} == SUITES.keys()
     assert f"{len(read_harmless(None))} of ours" in section
+
+
+def test_tasks_for_other_harnesses_are_those_that_there_are() -> None:
+    """tests/serve/test_serve_inspect.py and tests/live/test_lm_eval_tasks.py run some."""
+    lines = [line for heading, line in COMMANDS if heading == "Suites from Inspect and lm-evaluation-harness"]
+    inspected, given = (set(re.findall(pattern, "\n".join(lines))) for pattern in (r"promedical_jax/([\w-]+) ", r"-T (\w+)="))
+    assert inspected == {"healthbench", "kqa"} <= SUITES.keys() and given == {"path"}
+    section = README.split("## Suites from Inspect")[1].split("\n## ")[0]
+    tasks = {yaml.stem for yaml in (ROOT / "promedical_jax" / "suites" / "lm_eval_tasks").glob("[a-z]*.yaml")}
+    assert set(re.findall(r"promedical_(medqa|medmcqa|pubmedqa|\w+_generate)", section)) <= tasks
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["entry-points"]["inspect_ai"]["promedical_jax"] == "promedical_jax.suites.inspect_tasks" and "bench" in project["optional-dependencies"]
 
 
 @pytest.mark.slow

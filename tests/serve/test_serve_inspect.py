@@ -11,13 +11,11 @@ import pytest
 from hosted import hosted
 from served import Server
 
-pytest.importorskip("inspect_ai")
-pytestmark = pytest.mark.live
-
-from inspect_ai.log import EvalLog, bundle_log_dir, read_eval_log
-
 from promedical_jax.suites.recipe import SuiteConfig
 from promedical_jax.suites.run import run
+
+logs_of = pytest.importorskip("inspect_ai.log")
+pytestmark = pytest.mark.live
 
 ROWS: dict[str, list[dict[str, Any]]] = {
     "healthbench": [
@@ -38,7 +36,7 @@ def judging(_: int, body: dict[str, Any]) -> tuple[int, str, dict[str, str]]:
     return 200, json.dumps({"model": "judge", "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}]}), {}
 
 
-def values(log: EvalLog) -> dict[str, float]:
+def values(log: Any) -> dict[str, float]:
     assert log.status == "success" and log.results, log.error
     return {name: metric.value for name, metric in log.results.scores[0].metrics.items()}
 
@@ -54,12 +52,12 @@ def test_inspect_eval_runs_healthbench_and_kqa_against_our_server(models: Path, 
             line += ["--model-role", "grader=openai-api/judging/judge", "--log-dir", str(logs / suite), "--display", "none"]
             environment = os.environ | {"OURS_API_KEY": "none", "OURS_BASE_URL": host.url, "JUDGING_API_KEY": "none", "JUDGING_BASE_URL": server.url}
             running[suite] = subprocess.Popen(line, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for suite, process in running.items():
+        for process in running.values():
             said, _ = process.communicate(timeout=120)
             assert process.returncode == 0, said
         for suite in ROWS:
             [file] = (logs / suite).glob("*.eval")
-            log = read_eval_log(str(file))
+            log = logs_of.read_eval_log(str(file))
             at = {"url": host.url, "model": "tiny", "max_tokens": 24}, {"url": server.url, "model": "judge", "max_tokens": 512}
             recipe = {"suite": suite, "data": tmp_path / f"{suite}.jsonl", "out": tmp_path / suite, "answerer": at[0], "judge": at[1]}
             report = run(SuiteConfig.model_validate(recipe))
@@ -68,5 +66,5 @@ def test_inspect_eval_runs_healthbench_and_kqa_against_our_server(models: Path, 
             assert found["judgements"] == report.judgements > 0 and found["judgements failed"] == report.failed == (3 if suite == "healthbench" else 0)
             for name, figure in report.figures.items():
                 assert (found.get(name), found[f"{name}, n"]) == (figure.mean, figure.n)
-    bundle_log_dir(str(logs), str(tmp_path / "bundle"))
+    logs_of.bundle_log_dir(str(logs), str(tmp_path / "bundle"))
     assert (tmp_path / "bundle" / "index.html").is_file() and len(list((tmp_path / "bundle" / "logs").rglob("*.eval"))) == 2

@@ -13,17 +13,11 @@ from test_suite_choice import rule
 from test_suite_healthbench import ORIGINAL
 from test_suite_preference import FOURS, TIES, rating
 
-pytest.importorskip("inspect_ai")
-pytestmark = pytest.mark.live
-
-from inspect_ai import eval as evaluate
-from inspect_ai import score
-from inspect_ai._util.error import PrerequisiteError
-from inspect_ai.log import EvalLog, read_eval_log
-from inspect_ai.model import Model, get_model
-
-from promedical_jax.suites.inspect_tasks import TASKS, read_mark, suite_marks
 from promedical_jax.suites.known import SUITES
+
+inspect_ai = pytest.importorskip("inspect_ai")
+tasks = pytest.importorskip("promedical_jax.suites.inspect_tasks")
+pytestmark = pytest.mark.live
 
 
 def answered(body: dict[str, Any]) -> Any:
@@ -51,13 +45,13 @@ def head(source: Path, to: Path, count: int) -> Path:
 
 
 def preferences(to: Path) -> Path:
-    to.write_text("".join(json.dumps(row) + "\n" for row in FOURS[:8] + TIES[:12]))
+    to.write_text("".join(json.dumps(row) + "\n" for row in FOURS[:6] + TIES[:6]))
     return to
 
 
 FILES: dict[str, Callable[[Path, Path], Path]] = {
-    "healthbench": lambda data, to: head(data / "healthbench" / "healthbench_300.jsonl", to, 8),
-    "kqa": lambda data, to: head(data / "kqa" / "questions_w_answers.jsonl", to, 8),
+    "healthbench": lambda data, to: head(data / "healthbench" / "healthbench_300.jsonl", to, 6),
+    "kqa": lambda data, to: head(data / "kqa" / "questions_w_answers.jsonl", to, 6),
     "medqa": lambda data, to: head(next((data / "medqa").glob("*.jsonl")), to, 20),
     "rewardbench2": lambda _, to: preferences(to),
 }
@@ -68,18 +62,19 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_API_KEY", "none")
 
 
-def model(server: Server, name: str) -> Model:
-    return get_model(f"openai-api/local/{name}", base_url=server.url, memoize=False)
+def model(server: Server, name: str) -> Any:
+    return inspect_ai.model.get_model(f"openai-api/local/{name}", base_url=server.url, memoize=False)
 
 
-def asked(server: Server, suite: str, file: Path, out: Path, measured: str = "answerer", **more: Any) -> EvalLog:
+def asked(server: Server, suite: str, file: Path, out: Path, measured: str = "answerer", **more: Any) -> Any:
     roles = {"grader": model(server, "judge")} if SUITES[suite].ask and SUITES[suite].judge else None
-    [log] = evaluate(TASKS[suite](path=str(file), retries=1), model=model(server, measured), model_roles=roles, log_dir=str(out), display="none", **more)
+    task = tasks.TASKS[suite](path=str(file), retries=1)
+    [log] = inspect_ai.eval(task, model=model(server, measured), model_roles=roles, log_dir=str(out), display="none", **more)
     assert log.status == "success", log.error
     return log
 
 
-def found(log: EvalLog) -> dict[str, float]:
+def found(log: Any) -> dict[str, float]:
     assert log.results
     [score] = log.results.scores
     return {name: metric.value for name, metric in score.metrics.items()}
@@ -101,9 +96,9 @@ def test_figures_and_marks_are_those_of_our_own_run(suite: str, data: Path, serv
     assert counted == sum(server.seen.values()) - counted  # as many questions, and as many further tries
     assert report.failed or report.silent  # so that something abstains
 
-    back = read_eval_log(log.location)
+    back = inspect_ai.log.read_eval_log(log.location)
     scores = {sample.id: (sample.scores or {})["suite_marks"] for sample in back.samples or ()}
-    assert [read_mark(scores[item["id"]].metadata or {}).model_dump(mode="json") for item in items] == items
+    assert [tasks.read_mark(scores[item["id"]].metadata or {}).model_dump(mode="json") for item in items] == items
     assert [scores[item["id"]].value for item in items] == [{"score": item["score"]} for item in items]  # who abstains has no score, and never zero
     assert all((scores[item["id"]].reason is not None) == (item["score"] is None) for item in items)
     assert back.eval.metadata and back.eval.metadata["licence"] == SUITES[suite].source.licence
@@ -127,13 +122,14 @@ def test_a_log_is_judged_again_by_another_grader_and_several_epochs_are_of_one_i
     assert found(log)["score, n"] == 6 and found(log)["judgements"] == 18
     server.seen.clear()
     server.reply = by(lambda _: pytest.fail("nobody answers again"), lambda body: {"why": "", "met": material(body)["criterion"] == "Is kind."})
-    again = score(log, suite_marks("healthbench", str(tmp_path / "hb.jsonl")), action="overwrite", model_roles={"grader": model(server, "judge")}, display="none")
+    marks = tasks.suite_marks("healthbench", str(tmp_path / "hb.jsonl"))
+    again = inspect_ai.score(log, marks, action="overwrite", model_roles={"grader": model(server, "judge")}, display="none")
     assert found(again)["score"] == 0.25 != once["score"] and found(again)["score, n"] == 6
 
 
 def test_what_is_wrong_with_a_file_is_said_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "hb.jsonl").write_text(json.dumps(ORIGINAL | {"prompt": []}))
     for more, said in (({}, "line 1, field prompt"), ({"harmless": "h.jsonl"}, "leave harmless out")):
-        with pytest.raises(PrerequisiteError) as caught:
-            TASKS["healthbench"](path=str(tmp_path / "hb.jsonl"), **more)
+        with pytest.raises(tasks.PrerequisiteError) as caught:
+            tasks.TASKS["healthbench"](path=str(tmp_path / "hb.jsonl"), **more)
         assert said in str(caught.value.message)
