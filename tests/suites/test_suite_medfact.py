@@ -10,6 +10,11 @@ from hypothesis import strategies as st
 from served import Server
 from suite_rules import by, figure, material, ran, recipe
 
+from promedical_jax.asking import Ask
+from promedical_jax.bench.likelihood import Likelihood
+from promedical_jax.clinic.tokenizer import build_tokenizer
+from promedical_jax.data.encode import encode_messages
+from promedical_jax.data.load import load_tokenizer
 from promedical_jax.errors import InputError
 from promedical_jax.suites import medfact
 
@@ -76,6 +81,26 @@ def test_chinese_texts_from_file_to_report(server: Server, tmp_path: Path, capsy
     written = (tmp_path / "结果" / "items.jsonl").read_text(encoding="utf-8")
     assert "抗生素不能杀死病毒" in written and "误-2" in written and "概念错误" in capsys.readouterr().out
     assert "arXiv 2509.12440" in report.source.paper and "format only" in report.source.version
+
+
+def letters(item: Ask, tokenizer: Any) -> str:
+    """A question as a model reads it: through the chat template into tokens, and these back into letters."""
+    return tokenizer.decode(encode_messages(item.messages, tokenizer, "here"))
+
+
+@pytest.mark.parametrize("of", ["qwen", "bytes"])
+def test_the_letters_survive_a_tokenizer(of: str, request: pytest.FixtureRequest) -> None:
+    """That of Qwen3, of many Chinese words, and the clinic's, which knows none and falls back to bytes. Options are tokenised behind their question as well."""
+    tokenizer = build_tokenizer() if of == "bytes" else load_tokenizer(request.getfixturevalue("data") / "tokenizer", 151_936)
+    rows = [medfact.Passage.model_validate(row) for row in ROWS]
+    finding = medfact.Finding(error=True, quote="37.2℃以上 即为高热", correction="不是😷")
+    for row in rows:
+        assert json.dumps({"文本": row.text}, ensure_ascii=False) in letters(medfact.ask(row), tokenizer)
+        for asked in medfact.judge(row, finding):
+            assert asked.messages[1]["content"] in letters(asked, tokenizer) and asked.messages[0]["content"] in letters(asked, tokenizer)
+    question, options = "问题:缺铁性贫血补铁时不宜同服的是?🍵\n答案:", ("浓茶", "维生素C", "肉类")
+    alone, behind = Likelihood(params={}, config=None, tokenizer=tokenizer, mesh=None)._encode(1, question, options)  # type: ignore[arg-type]
+    assert [tokenizer.decode([*alone, *one]) for one in behind] == [f"{question} {option}" for option in options]
 
 
 def test_who_finds_an_error_everywhere_has_full_recall_and_criticises_all_that_is_right() -> None:
