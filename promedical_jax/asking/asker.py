@@ -137,7 +137,7 @@ class Asker:
                     except ValidationError as error:
                         self.counts["garbage"] += 1
                         self._keep(*cost)
-                        messages = [*ask.messages, {"role": "assistant", "content": content}, again(error, ask.form)] if content.strip() else ask.messages
+                        messages = again(ask, content, error)
                     else:
                         self._keep(*cost, reply=(key, content))
                         self._sound, self._silent = True, 0
@@ -149,9 +149,9 @@ class Asker:
                     self.counts[f"status {reply.status_code}"] += 1
                     return None
                 else:
-                    said = self._masked(reply.text)[:200]
+                    why = self._masked(reply.text)[:200]
                     place = f"{self._where}.url: {self._config.url}"
-                    raise InputError(f"{place} answers {reply.status_code}: {said!r}; check url, model and key of {self._where}")
+                    raise InputError(f"{place} answers {reply.status_code}: {why!r}; check url, model and key of {self._where}")
             finally:
                 self._held[most] -= 1
                 async with self._freed:
@@ -220,8 +220,11 @@ class Asker:
         return f"{self._config.url} {self._config.model}"
 
     def _known(self, key: str, ask: Ask) -> BaseModel | None:
-        content = self._store.reply(key)
-        return read_reply(content, ask.form) if content is not None else None
+        """The reply that is kept; None where there is none, or one that another version of this library took for sound."""
+        try:
+            return None if (content := self._store.reply(key)) is None else read_reply(content, ask.form)
+        except ValidationError:
+            return None
 
     def _key(self, ask: Ask) -> str:
         """Of all that a reply depends on: the endpoint, the question, the form."""

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from promedical_jax.asking.thinking import without_thinking
 from promedical_jax.rubric.case import Text
 from promedical_jax.rubric.faults import sentence
 
@@ -54,10 +55,21 @@ def about(task: str, material: dict[str, Any]) -> Messages:
 
 
 def read_reply(content: str, form: type[BaseModel]) -> BaseModel:
-    """Raises ValidationError for what is not of the form."""
-    return Plain(text=content) if form is Plain else form.model_validate_json(content)
+    """What was said after thinking, if anything was thought aloud. Raises ValidationError for what is not of the form."""
+    if form is Plain:
+        return Plain(text=without_thinking(content))
+    try:
+        return form.model_validate_json(content)  # whose own words may be such tags
+    except ValidationError:
+        if (said := without_thinking(content)) == content:
+            raise
+        return form.model_validate_json(said)
 
 
-def again(error: ValidationError, form: type[BaseModel]) -> dict[str, str]:
-    """What whoever replied with something else is told."""
-    return {"role": "user", "content": f"That is not the JSON that was asked for: {sentence(error, form)}. Reply with that JSON alone."}
+def again(ask: Ask, content: str, error: ValidationError) -> Messages:
+    """The question once more, with what was replied and what was wrong with it, where anything was."""
+    said = without_thinking(content)
+    if not said.strip():
+        return ask.messages
+    told = f"That is not the JSON that was asked for: {sentence(error, ask.form)}. Reply with that JSON alone."
+    return [*ask.messages, {"role": "assistant", "content": said}, {"role": "user", "content": told}]

@@ -67,8 +67,7 @@ async def _asked(model: Model, ask: Ask, retries: int, config: GenerateConfig) -
         try:
             return output, read_reply(output.completion, ask.form)
         except ValidationError as error:
-            said = {"role": "assistant", "content": output.completion}
-            messages = [*ask.messages, said, again(error, ask.form)] if output.completion.strip() else ask.messages
+            messages = again(ask, output.completion, error)
     return output, None
 
 
@@ -156,7 +155,7 @@ def _task(name: Name) -> Callable[..., Task]:
     def made(path: str, harmless: str | None = None, retries: int = Answerer().retries) -> Task:
         """`path`: the suite's file or folder, as its authors publish it. `harmless`: of medsafetybench. `retries`: further tries for a sound reply."""
         _items.cache_clear()  # files may have changed since another task was made
-        suite, given = SUITES[name], (name, str(path), harmless, retries)
+        suite, given = SUITES[name], (name, str(path), None if harmless is None else str(harmless), retries)
         samples = [Sample(_as_turns(questions(suite, item)[0].messages), id=key) for key, (_, item) in _items(*given[:3]).items()]
         return Task(
             dataset=MemoryDataset(samples, name=Path(path).name), solver=suite_replies(*given), scorer=suite_marks(*given),

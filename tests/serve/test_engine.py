@@ -230,6 +230,7 @@ def test_memory_is_what_it_was_after_any_number_of_answers(engine: Engine) -> No
         for one in [ask(engine, prompt(n), 1 + n % 7, Drawing(n, report=n % 2 == 0), choices=1 + n % 3) for n in range(25)]:
             one.wait()
         until(lambda: engine.running == 0)
+        engine.work(lambda: None).result()  # what the last block said is let go only then
         gc.collect()  # what errors of earlier tests hold
         live = jax.live_arrays()
         return len(live), sum(x.nbytes for x in live)

@@ -12,8 +12,10 @@ from suite_rules import by, drawn, material, ran, recipe
 from test_suite_choice import rule
 from test_suite_healthbench import ORIGINAL
 from test_suite_preference import FOURS, TIES, rating
+from test_suite_walk import COUNTS, everybody, written
 
 from promedical_jax.suites.known import SUITES
+from promedical_jax.suites.report import Report
 
 inspect_ai = pytest.importorskip("inspect_ai")
 tasks = pytest.importorskip("promedical_jax.suites.inspect_tasks")
@@ -80,10 +82,8 @@ def found(log: Any) -> dict[str, float]:
     return {name: metric.value for name, metric in score.metrics.items()}
 
 
-@pytest.mark.parametrize("suite", FILES)
-def test_figures_and_marks_are_those_of_our_own_run(suite: str, data: Path, server: Server, tmp_path: Path) -> None:
-    server.reply = by(answered, judged)
-    file = FILES[suite](data, tmp_path / "items.jsonl")
+def alike(server: Server, suite: str, file: Path, tmp_path: Path) -> tuple[Report, Any]:
+    """Our own run's report, and Inspect's log, whose figures and marks are the same and were asked for as often."""
     roles = [role for role, asks in (("answerer", SUITES[suite].ask), ("judge", SUITES[suite].judge)) if asks]
     report, items = ran(recipe(server, suite, file, tmp_path / "ours", *roles))
     counted = sum(server.seen.values())
@@ -94,14 +94,27 @@ def test_figures_and_marks_are_those_of_our_own_run(suite: str, data: Path, serv
         wanted |= {name: figure.mean, f"{name}, low": figure.low, f"{name}, high": figure.high, f"{name}, n": figure.n}
     assert found(log) == {name: value for name, value in wanted.items() if value is not None}
     assert counted == sum(server.seen.values()) - counted  # as many questions, and as many further tries
-    assert report.failed or report.silent  # so that something abstains
 
     back = inspect_ai.log.read_eval_log(log.location)
-    scores = {sample.id: (sample.scores or {})["suite_marks"] for sample in back.samples or ()}
-    assert [tasks.read_mark(scores[item["id"]].metadata or {}).model_dump(mode="json") for item in items] == items
+    scores = {sample.id: sample.scores["suite_marks"] for sample in back.samples}
+    assert [tasks.read_mark(scores[item["id"]].metadata).model_dump(mode="json") for item in items] == items and len(scores) == len(items)
     assert [scores[item["id"]].value for item in items] == [{"score": item["score"]} for item in items]  # who abstains has no score, and never zero
-    assert all((scores[item["id"]].reason is not None) == (item["score"] is None) for item in items)
-    assert back.eval.metadata and back.eval.metadata["licence"] == SUITES[suite].source.licence
+    assert back.eval.metadata["licence"] == SUITES[suite].source.licence
+    return report, back
+
+
+@pytest.mark.parametrize("suite", FILES)
+def test_figures_and_marks_are_those_of_our_own_run(suite: str, data: Path, server: Server, tmp_path: Path) -> None:
+    server.reply = by(answered, judged)
+    report, log = alike(server, suite, FILES[suite](data, tmp_path / "items.jsonl"), tmp_path)
+    assert report.failed or report.silent  # so that something abstains, and says why
+    assert all((score.reason is not None) == (score.value["score"] is None) for sample in log.samples for score in sample.scores.values())
+
+
+@pytest.mark.parametrize("suite", [name for name in SUITES if name not in FILES.keys() | COUNTS.keys()])
+def test_so_are_those_of_every_other_suite(suite: str, server: Server, tmp_path: Path) -> None:
+    server.reply = everybody("<think>{}</think>")
+    alike(server, suite, written(tmp_path, suite), tmp_path)
 
 
 def test_what_an_endpoint_says_in_a_replys_place_is_no_reply(server: Server, tmp_path: Path) -> None:
