@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.serve.hosted import Hosted, hosted
-
 from folders import save_policy
+from tiny import CONFIG, policy
+
 from promedical_jax.clinic import build_tokenizer
 from promedical_jax.corpus.pipeline import run
 from promedical_jax.corpus.recipe import CorpusConfig
 from promedical_jax.rubric import Tier, read_cases
-from tiny import CONFIG, policy
+from tests.serve.hosted import Hosted, hosted
 
-QUESTIONS = ["How is gout treated?", "Is a fever of 39 C urgent?", "痛风发作时该怎么办？", "What stops a nosebleed?", "May I take it with milk?", "孕妇发热可以用什么药？"]
+QUESTIONS = ["How is gout treated?", "Is a fever of 39 urgent?", "痛风发作时该怎么办？", "What stops a nosebleed?", "Is milk bad with it?", "孕妇发热可以用什么药？"]
 WRITERS = {"ada": "Answer it.", "ben": "Say in short what to do.", "cy": "Explain."}
 PROMPTS = {"difficulty": "Grade it.", "topic": "Sort it.", "rubric": "Write criteria."} | WRITERS
 LIKED = '"]}p'  # what ends a text, a list and an object in JSON; and the first letter of the tier that each rubric needs
