@@ -17,7 +17,7 @@ from promedical_jax.corpus.recipe import CorpusConfig
 from promedical_jax.rubric import Tier, read_cases
 from tests.serve.hosted import Hosted, hosted
 
-QUESTIONS = ["How is gout treated?", "Is a fever of 39 urgent?", "痛风发作时该怎么办？", "What stops a nosebleed?", "Is milk bad with it?", "孕妇发热可以用什么药？"]
+QUESTIONS = ["How is gout treated?", "Is a fever of 39 urgent?", "痛风发作时该怎么办？", "What stops nosebleeds?", "Is milk bad?", "孕妇发热可以用什么药？"]
 WRITERS = {"ada": "Answer it.", "ben": "Say in short what to do.", "cy": "Explain."}
 PROMPTS = {"difficulty": "Grade it.", "topic": "Sort it.", "rubric": "Write criteria."} | WRITERS
 LIKED = '"]}p'  # what ends a text, a list and an object in JSON; and the first letter of the tier that each rubric needs
