@@ -70,6 +70,9 @@ section > .about { color: var(--soft); max-width: 44em; margin: 10px 0 26px; }
 .figures tr > :first-child { width: 28%; } .figures tr > :nth-child(4) { width: 11%; }
 .scale { display: flex; justify-content: space-between; margin: 0 -1.2em; }
 .scale span { width: 2.4em; text-align: center; white-space: nowrap; }
+.figures.runs .picture { width: 30%; } .ends { display: flex; justify-content: space-between; font-size: .78rem; color: var(--soft); margin-top: 2px; }
+.key.who { flex-direction: column; } .key.who li { align-items: baseline; } .key.who i { flex: none; } .key.who b { color: var(--ink); font-weight: 600; }
+.key.who span { min-width: 0; overflow-wrap: anywhere; }
 .figures.plain { table-layout: auto; } .figures.plain tr > :nth-child(4) { width: auto; }
 .figures tr.total > * { border-top: 2px solid var(--rule); }
 .figures + .small, .card + .small { margin-top: 14px; }
@@ -79,6 +82,10 @@ section > .about { color: var(--soft); max-width: 44em; margin: 10px 0 26px; }
 .track .tick { stroke: var(--ink); stroke-width: 2; }
 .track .span { stroke-width: 11; opacity: .28; }
 .track .base { stroke: var(--base); } .track .aligned { stroke: var(--aligned); }
+.run0 { --run: var(--base); } .run1 { --run: var(--aligned); } .run2 { --run: var(--side); } .run3 { --run: var(--good); } .run4 { --run: var(--bad); }
+.run5 { --run: var(--ink); }
+.track [class*=" run"] { stroke: var(--run); } .track .dot[class*=" run"] { fill: var(--run); } .track .dot.run0 { fill: var(--card); }
+.key i[class*=run] { background: var(--run); border-color: var(--run); } .key i.run0 { background: var(--card); }
 .track .dot { stroke-width: 2; } .track .dot.base { fill: var(--card); } .track .dot.aligned { fill: var(--aligned); }
 @media (max-width: 760px) {
   .figures thead { display: none; }
@@ -161,6 +168,16 @@ section > h3 { margin-top: 40px; } section > h3 + p { color: var(--soft); font-s
   .rubric td:nth-child(3) { grid-column: 2; } .rubric td:nth-child(4) { grid-column: 3; }
   .rubric td.verdict, .rubric thead th.verdict { width: auto; text-align: center; padding: 0; }
   .rubric .verdict span { display: block; font-size: .72rem; } .rubric .mark { margin: 0 auto 1px; display: block; }
+}
+
+.rubric.runs td.verdict, .rubric.runs th.verdict { width: auto; max-width: 11em; overflow-wrap: anywhere; }
+@media (max-width: 760px) {
+  .rubric.runs thead { display: none; }
+  .rubric.runs tr { display: flex; flex-wrap: wrap; gap: 6px 22px; }
+  .rubric.runs td:first-child { flex: 1 0 100%; }
+  .rubric.runs td.verdict { width: auto; text-align: left; } .rubric.runs .weight { padding: 0; }
+  .rubric.runs td.verdict::before { content: attr(data-name); display: block; font-size: .72rem; margin-bottom: 2px; }
+  .rubric.runs .verdict span { display: inline; font-size: .8rem; } .rubric.runs .mark { display: inline-block; margin: 0 6px 0 0; }
 }
 
 .made { display: grid; grid-template-columns: 1fr 1fr; gap: 28px 48px; padding: 24px; }

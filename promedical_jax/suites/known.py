@@ -1,6 +1,6 @@
 """The suites by their names."""
 
-from promedical_jax.suites import chidrug, choice, healthbench, kqa, medec, medsafety, preference, promedical
+from promedical_jax.suites import chidrug, choice, healthbench, kqa, medec, medsafety, policy, preference, promedical
 from promedical_jax.suites.recipe import Name
 from promedical_jax.suites.suite import Suite
 
@@ -17,4 +17,5 @@ SUITES: dict[Name, Suite] = {
     "medical-rewardbench": preference.MEDICAL_REWARDBENCH,
     "promedical-pointwise": promedical.POINTWISE,
     "promedical-pairwise": promedical.PAIRWISE,
+    "promedical-policy": policy.POLICY,
 }
