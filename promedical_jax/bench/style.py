@@ -70,7 +70,8 @@ section > .about { color: var(--soft); max-width: 44em; margin: 10px 0 26px; }
 .figures tr > :first-child { width: 28%; } .figures tr > :nth-child(4) { width: 11%; }
 .scale { display: flex; justify-content: space-between; margin: 0 -1.2em; }
 .scale span { width: 2.4em; text-align: center; white-space: nowrap; }
-.figures.runs .picture { width: 30%; } .ends { display: flex; justify-content: space-between; font-size: .78rem; color: var(--soft); margin-top: 2px; }
+@media (min-width: 761px) { .figures.runs .picture { width: 30%; } }
+.ends { display: flex; justify-content: space-between; font-size: .78rem; color: var(--soft); margin-top: 2px; }
 .key.who { flex-direction: column; } .key.who li { align-items: baseline; } .key.who i { flex: none; } .key.who b { color: var(--ink); font-weight: 600; }
 .key.who span { min-width: 0; overflow-wrap: anywhere; }
 .figures.plain { table-layout: auto; } .figures.plain tr > :nth-child(4) { width: auto; }
@@ -170,6 +171,7 @@ section > h3 { margin-top: 40px; } section > h3 + p { color: var(--soft); font-s
   .rubric .verdict span { display: block; font-size: .72rem; } .rubric .mark { margin: 0 auto 1px; display: block; }
 }
 
+.answer.whole { grid-column: 1 / -1; } .made > dl:only-child { grid-column: 1 / -1; } .made dd br { margin-bottom: 4px; }
 .rubric.runs td.verdict, .rubric.runs th.verdict { width: auto; max-width: 11em; overflow-wrap: anywhere; }
 @media (max-width: 760px) {
   .rubric.runs thead { display: none; }

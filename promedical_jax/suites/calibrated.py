@@ -62,7 +62,8 @@ def side_by_side(marks: Sequence[Marked]) -> Figures:
     kinds = [kind for kind in KINDS if both and all(mark.beliefs.get(kind) is not None for mark in both)]
     if all(mark.beliefs.get("own") == mark.beliefs["raw"] for mark in both):
         kinds = [kind for kind in kinds if kind != "own"]
-    return {name: found for kind in kinds for name, found in named(f"{kind}: ", _of(both, kind)).items()}
+    each = {kind: _of(both, kind) for kind in kinds}
+    return {f"{name}, {kind}": each[kind][name] for name in (each[kinds[0]] if kinds else ()) for kind in kinds}
 
 
 def _of(marks: Sequence[Marked], kind: str) -> Figures:

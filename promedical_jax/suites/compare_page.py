@@ -27,7 +27,7 @@ def page(runs: Sequence[Run]) -> str:
     title = f"{source.name}: {', '.join(run.name for run in runs)}"
     head = (
         f'<header>\n<p class="over">promedical_jax, a comparison</p>\n<h1>{escape(source.name)}</h1>\n'
-        f'<p class="lead">{escape(source.about)}. {escape(source.licence)}, {escape(source.paper)}.</p>\n</header>'
+        f'<p class="lead">{escape(source.about[:1].upper() + source.about[1:])}. Licence: {escape(source.licence)}. {escape(source.paper)}.</p>\n</header>'
     )
     return document(f"promedical_jax: {title}", [head, "<main>", _figures(runs), _wins(runs), _paired(runs), _items(runs), _made(runs), "</main>"])
 
@@ -42,7 +42,7 @@ def _figures(runs: Sequence[Run]) -> str:
         for run, found in zip(runs, held, strict=True):
             cells += cell(escape(run.name), found.interval, found.share) if found else f'<td data-name="{escape(run.name)}">–</td>'
             counts.append(f"{found.n:,}" if found else "none")
-        of = f"of {counts[0] if len(set(counts)) == 1 else ', '.join(counts)}"
+        of = f"of {counts[0] if len(set(counts)) == 1 else ' and '.join(counts)} items"
         picture = _drawn(name, runs, [found.interval if found else NOTHING for found in held], shares)
         body += f'<tr><td>{escape(name)}<span>{of}</span></td>{cells}<td class="picture">{picture}</td></tr>'
     heads = "".join(f"<th>{escape(run.name)}</th>" for run in runs)
@@ -89,12 +89,12 @@ def _wins(runs: Sequence[Run]) -> str:
         if (found := against(runs[0], run)) is None:
             return ""
         p = "–" if found.p is None else f"p{THIN_SPACE}{escape(chance(found.p))}"
-        picture = interval_rows([NOTHING] * (place % RUNS) + [found.win_rate.interval], label=f"win rate {percent(found.win_rate.interval.mean, 1)}")
+        picture = interval_rows([found.win_rate.interval], label=f"win rate {percent(found.win_rate.interval.mean, 1)}", first=place)
         body += (
             f"<tr><td>{escape(run.name)}<span>against {escape(runs[0].name)}, {found.win_rate.n:,} cases</span></td>"
             f"{cell('Win rate', found.win_rate.interval)}"
             f'<td data-name="Won, tied, lost"><b>{found.won:,} / {found.tied:,} / {found.lost:,}</b><small>cases</small></td>'
-            f'<td data-name="Chance"><b>{p}</b></td><td class="picture">{picture}</td></tr>'
+            f'<td data-name="Test"><b>{p}</b></td><td class="picture">{picture}</td></tr>'
         )
     warning = "" if all(same_judge(runs[0].report, run.report) for run in runs) else " <strong>The runs have different judges, and this means little.</strong>"
     about = (
@@ -103,7 +103,7 @@ def _wins(runs: Sequence[Run]) -> str:
     )
     return (
         f'<section id="wins"><h2>Who wins</h2><p class="about">{about}</p><div class="card"><table class="figures plain runs"><thead><tr><th></th>'
-        f'<th>Win rate</th><th>Won, tied, lost</th><th>Chance</th><th class="picture">{SCALE}</th></tr></thead><tbody>{body}</tbody></table></div></section>'
+        f'<th>Win rate</th><th>Won, tied, lost</th><th>Test</th><th class="picture">{SCALE}</th></tr></thead><tbody>{body}</tbody></table></div></section>'
     )
 
 
@@ -117,7 +117,7 @@ def _paired(runs: Sequence[Run]) -> str:
             body += (
                 f"<tr><td>{escape(one.what)}<span>{escape(run.name)} minus {escape(runs[0].name)}, {one.n:,} items</span></td>"
                 f'<td data-name="Difference"><b>{short(one.interval.mean)}</b><small>{between(one.interval, share=False)}</small></td>'
-                f'<td data-name="Chance"><b>{p}</b><small>{sure}</small></td></tr>'
+                f'<td data-name="Test"><b>{p}</b><small>{sure}</small></td></tr>'
             )
     about = (
         "The same items, one run minus the other: what is hard for both drops out. Intervals are bootstrapped over items, or over the cases that they share,"
@@ -125,7 +125,7 @@ def _paired(runs: Sequence[Run]) -> str:
     )
     return (
         f'<section id="paired"><h2>Paired differences</h2><p class="about">{about}</p><div class="card"><table class="figures plain"><thead><tr><th></th>'
-        f"<th>Difference</th><th>Chance</th></tr></thead><tbody>{body}</tbody></table></div></section>"
+        f"<th>Difference</th><th>Test</th></tr></thead><tbody>{body}</tbody></table></div></section>"
     )
 
 

@@ -56,11 +56,12 @@ def abstained(marks: Sequence[Marked]) -> Figure:
 
 
 def detection(marks: Sequence[Marked], truth: str, found: str) -> Figures:
-    """Precision, recall and F1 of the positive class, and balanced accuracy, of items that have both parts `truth` and `found`, each 0 or 1."""
+    """Precision, recall and F1 of the positive class, and balanced accuracy, of items that have `truth`, a part or belief, and the part `found`, each 0 or
+    1."""
     units: dict[str, np.ndarray] = {}
     n = 0
     for mark in marks:
-        true, said = mark.parts.get(truth), mark.parts.get(found)
+        true, said = mark.parts.get(truth, mark.beliefs.get(truth)), mark.parts.get(found)
         if true is not None and said is not None:
             units.setdefault(mark.unit, np.zeros((2, 2)))[int(true), int(said)] += 1
             n += 1

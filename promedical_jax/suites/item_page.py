@@ -51,8 +51,9 @@ def _answers(marks: Marks, shown: int) -> str:
     """What was replied; once, where it is the same for all, as an answer of the file that only its judges differ on."""
     if len({json.dumps(mark.reply) for _, mark in marks}) == 1 and marks[0][1].reply is not None:
         texts = _texts(marks[0][1].reply, shown)
-        whole = "".join(f'<div class="answer"><h4>{escape(name or "The answer")}</h4>{said(text)}</div>' for name, text in texts)
-        return whole + "".join(f'<div class="answer">{_head(run, "")}{_chips(mark)}</div>' for run, mark in marks)
+        css = "answer whole" if len(texts) == 1 else "answer"
+        same = "".join(f'<div class="{css}"><h4>{escape(name or "The answer")}</h4>{said(text)}</div>' for name, text in texts)
+        return same + "".join(f'<div class="answer">{_head(run, "")}{_chips(mark)}</div>' for run, mark in marks)
     return "".join(_answer(run, mark, shown) for run, mark in marks)
 
 
