@@ -175,7 +175,7 @@ section > h3 { margin-top: 40px; } section > h3 + p { color: var(--soft); font-s
 .rubric.runs td.verdict, .rubric.runs th.verdict { width: auto; max-width: 11em; overflow-wrap: anywhere; }
 @media (max-width: 760px) {
   .rubric.runs thead { display: none; }
-  .rubric.runs tr { display: flex; flex-wrap: wrap; gap: 6px 22px; }
+  .rubric.runs tr { display: flex; flex-wrap: wrap; gap: 6px 14px; }
   .rubric.runs td:first-child { flex: 1 0 100%; }
   .rubric.runs td.verdict { width: auto; text-align: left; } .rubric.runs .weight { padding: 0; }
   .rubric.runs td.verdict::before { content: attr(data-name); display: block; font-size: .72rem; margin-bottom: 2px; }

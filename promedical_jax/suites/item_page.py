@@ -52,15 +52,18 @@ def _answers(marks: Marks, shown: int) -> str:
     if len({json.dumps(mark.reply) for _, mark in marks}) == 1 and marks[0][1].reply is not None:
         texts = _texts(marks[0][1].reply, shown)
         css = "answer whole" if len(texts) == 1 else "answer"
-        same = "".join(f'<div class="{css}"><h4>{escape(name or "The answer")}</h4>{said(text)}</div>' for name, text in texts)
+        same = "".join(f'<div class="{css}"><h4>{escape(name or f"The answer{_place(marks[0][1], shown)}")}</h4>{said(text)}</div>' for name, text in texts)
         return same + "".join(f'<div class="answer">{_head(run, "")}{_chips(mark)}</div>' for run, mark in marks)
     return "".join(_answer(run, mark, shown) for run, mark in marks)
 
 
 def _answer(run: str, mark: Marked, shown: int) -> str:
-    place = f", answer {shown + 1} of {_count(mark)}" if _count(mark) > 1 else ""
     texts = "".join((f"<h4>{escape(name)}</h4>" if name else "") + said(text) for name, text in _texts(mark.reply, shown))
-    return f'<div class="answer">{_head(run, place)}{texts}{_chips(mark)}</div>'
+    return f'<div class="answer">{_head(run, _place(mark, shown))}{texts}{_chips(mark)}</div>'
+
+
+def _place(mark: Marked, shown: int) -> str:
+    return f", answer {shown + 1} of {_count(mark)}" if _count(mark) > 1 else ""
 
 
 def _head(run: str, place: str) -> str:
@@ -69,6 +72,7 @@ def _head(run: str, place: str) -> str:
 
 def _chips(mark: Marked) -> str:
     score = "" if mark.score is None and mark.parts else f"<li>score <b>{number(mark.score)}</b></li>"
+    score = f"<li>mean of {_count(mark)} answers:</li>{score}" if _count(mark) > 1 else score
     return f'<ul class="chips">{score}{"".join(f"<li>{escape(part)} <b>{number(value)}</b></li>" for part, value in mark.parts.items())}</ul>'
 
 

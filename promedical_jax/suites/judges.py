@@ -31,12 +31,12 @@ LocalJudge = Callable[[Sequence[Case], Sequence[Sequence[str]]], Sequence[Said]]
 
 @dataclass(frozen=True)
 class Named:
-    """A judge, and what a report says of it beside its figures."""
+    """What a report says of a judge beside its figures; `judge`: where it is on this machine, and not behind an endpoint."""
 
-    judge: LocalJudge
     name: str
-    version: str
+    version: str | None
     calibration: str
+    judge: LocalJudge | None = None
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,11 @@ def open_named(folder: Path, zero_shot: bool, batch: int, dtype: Literal["float3
         raise InputError(f"reward_model: {folder} is of the implicit kind, which is told no criterion and gives no verdicts; give one of another kind")
     fitted = [f"{tier.value} by {one.calibration.method} on {one.labels:,} labels" for tier, one in judge.model.verdicts.tiers.items() if one.labels]
     name = f"{folder} asked yes or no" if zero_shot else f"reward model {folder}, {judge.model.kind}"
-    return Named(judge, name, judge.model.hash[:12], ", ".join(fitted) or "none: the sign of its score is its verdict")
+    return Named(name, judge.model.hash[:12], ", ".join(fitted) or "none: the sign of its score is its verdict", judge)
 
 
 def the_checker() -> Named:
     """The clinic's own, which knows the truth."""
     from promedical_jax.clinic import truth
 
-    return Named(of_verdicts(truth), "the clinic's checker, which knows the truth", f"promedical-jax {__version__}", "none: it is the truth")
+    return Named("the clinic's checker, which knows the truth", f"promedical-jax {__version__}", "none: it is the truth", of_verdicts(truth))

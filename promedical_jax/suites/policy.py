@@ -104,6 +104,7 @@ def points_of(base: Marked, other: Marked) -> float | None:
 
 def keep(out: Path, cases: Sequence[Case], spoken: Sequence[Spoken], judge: Named, data: str, policy: Path, version: str) -> Report:
     """Writes answers that were sampled already as the run that `promedical bench run` would have made of them."""
+    assert judge.judge
     marks = mark_by(judge.judge, cases, spoken)
     report = Report(
         suite="promedical-policy", source=SOURCE, data=data, answerer=f"policy {policy}", answerer_version=version, judge=judge.name,

@@ -17,12 +17,12 @@ from promedical_jax.corpus.pipeline import alone
 from promedical_jax.corpus.progress import progress
 from promedical_jax.errors import InputError
 from promedical_jax.rubric.case import Case
-from promedical_jax.suites.compare import Run, against, same_judge
+from promedical_jax.suites.compare import Run, against
 from promedical_jax.suites.judges import Named, open_named, the_checker
 from promedical_jax.suites.known import SUITES
 from promedical_jax.suites.policy import Spoken
 from promedical_jax.suites.recipe import SuiteConfig
-from promedical_jax.suites.report import Against, Report, read_run, write
+from promedical_jax.suites.report import Report, read_run, write
 from promedical_jax.suites.suite import Marked, Suite
 from promedical_jax.suites.tables import print_report
 
@@ -33,26 +33,26 @@ PATIENCE = 64  # questions in a row without any reply, after which an endpoint i
 def run(config: SuiteConfig) -> Report:
     """Asks, marks, writes and prints. Raises InputError for a file that is not the suite's, an endpoint that is missing or refuses, a budget that is spent."""
     suite = SUITES[config.suite]
-    items = read_items(config)
+    base, items = read_base(config, suite), read_items(config)
     check_endpoints(config, suite, items)
-    base = read_base(config, suite)
     with alone(config.out, "a suite"):
-        named = _judge(config, suite, items)
-        marks = _likely(suite, items, config) if config.model else _asked(suite, items, config, named)
+        judge = _judge(config, suite, items)
+        if base:
+            check_base(base, items, judge)
+        marks = _likely(suite, items, config) if config.model else _asked(suite, items, config, judge)
         said = None
         if suite.calibrate and config.calibration.share:
             marks, said = suite.calibrate(marks, config.calibration)
         report = Report(
             suite=config.suite, source=suite.of(config.data) if suite.of else suite.source, data=config.data.name,
             answerer=_name(config.answerer, config.model, config.policy) if suite.ask else None, answerer_version=_version(config.policy),
-            judge=named.name if named else _name(config.judge) if suite.judge else None, judge_version=named.version if named else None,
-            judge_calibration=named.calibration if named else "none: its verdicts as they are" if suite.judge else None, calibration=said,
+            judge=judge and judge.name, judge_version=judge and judge.version, judge_calibration=judge and judge.calibration, calibration=said,
             items=len(marks), silent=sum(mark.reply is None for mark in marks) if suite.ask else 0,
             judgements=sum(len(mark.verdicts) for mark in marks), failed=sum(one is None for mark in marks for one in mark.verdicts),
             figures=suite.figures(marks),
         )  # fmt: skip
         if base:
-            report = report.model_copy(update={"against": _against(base, report, marks)})
+            report = report.model_copy(update={"against": against(base, Run("this run", report, {mark.id: mark for mark in marks}))})
         if suite.also:
             suite.also(config.out, marks, report.figures, report.judge or "")
         write(config.out, marks, report)
@@ -72,13 +72,14 @@ def read_base(config: SuiteConfig, suite: Suite) -> Run | None:
     return Run(str(config.base), report, {mark.id: mark for mark in marks})
 
 
-def _against(base: Run, report: Report, marks: Sequence[Marked]) -> Against | None:
-    if not same_judge(base.report, report):
-        ours, theirs = (f"{one.judge} ({one.judge_version or 'no version'})" for one in (report, base.report))
-        raise InputError(f"base: {base.name} was judged by {theirs}, and this run by {ours}; let one judge judge both")
-    if not base.marks.keys() & {mark.id for mark in marks}:
+def check_base(base: Run, items: Sequence[Case], judge: Named | None) -> None:
+    """Before anybody is asked. Raises InputError for a base that somebody else judged, or that has none of these cases."""
+    theirs = (base.report.judge, base.report.judge_version)
+    if judge is None or theirs != (judge.name, judge.version):
+        names = [f"{name} (version {version or 'not said'})" for name, version in (theirs, (judge.name, judge.version) if judge else (None, None))]
+        raise InputError(f"base: {base.name} was judged by {names[0]}, and this run would be by {names[1]}; let one judge judge both")
+    if not base.marks.keys() & {item.id for item in items}:
         raise InputError(f"base: {base.name} has no item in common with this run; compare runs on the same data")
-    return against(base, Run("this run", report, {mark.id: mark for mark in marks}))
 
 
 def read_items(config: SuiteConfig) -> list[Any]:
@@ -116,21 +117,23 @@ def _of_the_clinic(suite: Suite, items: Sequence[Any]) -> bool:
 
 
 def _judge(config: SuiteConfig, suite: Suite, items: Sequence[Any]) -> Named | None:
-    """Who judges on this machine, if anybody does."""
+    """Who judges, if anybody does."""
     if config.reward_model:
         return open_named(config.reward_model, config.zero_shot, config.batch, config.dtype)
-    return the_checker() if _of_the_clinic(suite, items) and not config.judge.url else None
+    if _of_the_clinic(suite, items) and not config.judge.url:
+        return the_checker()
+    return Named(_name(config.judge), None, "none: its verdicts as they are") if suite.judge else None
 
 
-def _asked(suite: Suite, items: Sequence[Any], config: SuiteConfig, named: Named | None) -> list[Marked]:
+def _asked(suite: Suite, items: Sequence[Any], config: SuiteConfig, judge: Named | None) -> list[Marked]:
     replies: list[Any] = [None] * len(items)
     if config.policy:
         replies = _sampled(items, config)
     elif suite.ask:
         replies = _replies("answerer", config.answerer, [suite.ask(item) for item in items], config)
-    if named:
+    if judge and judge.judge:
         assert suite.by
-        return suite.by(named.judge, items, replies)
+        return suite.by(judge.judge, items, replies)
     verdicts: list[list[Any]] = [[] for _ in items]
     if suite.judge:
         judged = [list(suite.judge(item, reply)) if reply is not None or not suite.ask else [] for item, reply in zip(items, replies, strict=True)]
