@@ -64,7 +64,7 @@ def select(config: BuildConfig) -> tuple[list[Case], Kept, list[LeftOut]]:
             continue
         verdicts, out = _settled(case, config)
         left += out
-        judged, seen = {one.answer for one, _ in verdicts}, {one.answer for one in case.verdicts if one.human}
+        judged, seen = {one.answer for one, _ in verdicts}, {one.answer for one in _heard(case, config)}
         because = {True: "no criterion of it is settled", False: "no physician judged it"}
         left += [LeftOut(case=case.id, answer=answer.id, reason="answer without a verdict", because=because[answer.id in seen])
                  for answer in case.answers if answer.id not in judged]  # fmt: skip
@@ -82,17 +82,25 @@ def select(config: BuildConfig) -> tuple[list[Case], Kept, list[LeftOut]]:
 
 
 def _check(cases: Sequence[Case], config: BuildConfig) -> None:
-    people = {one.rater for case in cases for one in case.verdicts if one.human}
+    people = {one.rater for case in cases for one in _heard(case, config)}
+    if strangers := sorted(set(config.physicians) - people):
+        raise InputError(f"physicians: {strangers[0]!r} gave no verdict in {config.cases}; correct the name, or leave it out")
     if not people:
         raise InputError(f"{config.cases}: no verdict is by a human; give the reviewed.jsonl that `promedical review import` wrote")
-    if config.adjudicator and config.adjudicator not in people:
-        known = ", ".join(sorted(people))
-        raise InputError(f"adjudicator: {config.adjudicator!r} gave no verdict in {config.cases}; correct the name (raters are {known}), or leave it out")
+    if config.adjudicator and config.adjudicator not in people:  # who was never asked, where nobody differs; or whose name is mistyped
+        said = f"adjudicator: {config.adjudicator!r} gave no verdict in {config.cases}, whose raters are {', '.join(sorted(people))}"
+        Console(stderr=True).print(said, soft_wrap=True, highlight=False, markup=False)
     if len(people - {config.adjudicator}) < config.raters:
         settled = "; settled.jsonl has one verdict of all together: give reviewed.jsonl" if people == {SETTLED} else ""
         raise InputError(f"{config.cases}: {len(people - {config.adjudicator})} physicians gave verdicts, and raters asks for {config.raters}{settled}")
     if nameless := next((case.id for case in cases if _licence(case, config, "") == ""), None):
         raise InputError(f"{config.cases}: case {nameless!r} has no provenance.licence; add it there, or give licence, which holds for all that have none")
+
+
+def _heard(case: Case, config: BuildConfig) -> list[Judgement]:
+    """The verdicts that count: of humans, and where physicians are named, of these and the adjudicator."""
+    names = {*config.physicians, config.adjudicator}
+    return [one for one in case.verdicts if one.human and (not config.physicians or one.rater in names)]
 
 
 def _licence(case: Case, config: BuildConfig, missing: str = "unknown") -> str:
@@ -102,9 +110,8 @@ def _licence(case: Case, config: BuildConfig, missing: str = "unknown") -> str:
 def _settled(case: Case, config: BuildConfig) -> tuple[list[tuple[Judgement, How]], list[LeftOut]]:
     """One verdict on each answer and criterion that is settled, in the case's order, and those that are not."""
     cells: dict[tuple[str, str], list[Judgement]] = defaultdict(list)
-    for one in case.verdicts:
-        if one.human:
-            cells[one.answer, one.criterion].append(one)
+    for one in _heard(case, config):
+        cells[one.answer, one.criterion].append(one)
     kept, left = list[tuple[Judgement, How]](), list[LeftOut]()
     shown = {answer for answer, _ in cells}
     for answer in (answer for answer in case.answers if answer.id in shown):
@@ -178,7 +185,7 @@ def _looked_up(cases: Sequence[Case]) -> Iterator[tuple[Case, dict[str, Any], di
 
 
 def _manifest(config: BuildConfig, cases: Sequence[Case], points: Sequence[Point], pairs: Sequence[Pair], left: Sequence[LeftOut], how: Kept) -> Manifest:
-    raters = {one.rater for case in read_cases(config.cases) for one in case.verdicts if one.human}
+    raters = {one.rater for case in read_cases(config.cases) for one in _heard(case, config)}
     bad = sum((point.verdict is Verdict.MET) == (point.polarity == "forbidden") for point in points if point.tier is Tier.SAFETY)
     return Manifest(
         name=config.name, licences=_counted(case.provenance["licence"] for case in cases),

@@ -85,6 +85,7 @@ class BuildConfig(Settings):
     cases: Path = Field(description="cases with the physicians' verdicts, as `promedical review import` writes reviewed.jsonl")
     out: Path = Field(description="folder for the bench, which appears whole or not at all")
     name: str = Field("ProMedical-Bench", min_length=1, description="what it is called in reports")
+    physicians: tuple[str, ...] = Field((), description="whose verdicts count, as of the review that was double blind; empty: those of all humans")
     adjudicator: str | None = Field(None, description="the physician whose word settles what the others differ on; null: what they differ on is left out")
     raters: Annotated[int, Field(ge=2)] = Field(2, description="physicians, without the adjudicator, who must have said met or unmet")
     licence: str | None = Field(None, min_length=1, description="of cases whose provenance has none; null: such a case is refused")

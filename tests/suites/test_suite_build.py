@@ -98,6 +98,18 @@ def test_a_majority_without_an_adjudicator_is_not_enough_and_the_number_of_physi
         build(folder, raters=3, force=True)
 
 
+def test_only_the_named_physicians_count(folder: Path) -> None:
+    """Of others who judged the same answers, and not blind, nothing is heard."""
+    loud = [Judgement(answer="a", criterion="do", verdict=Verdict.UNMET, rater="somebody", human=True), Judgement(answer="c", criterion="do",
+            verdict=Verdict.MET, rater="somebody", human=True)]  # fmt: skip
+    held = read_cases(folder / "reviewed.jsonl")
+    write_cases(folder / "reviewed.jsonl", [one.model_copy(update={"verdicts": (*one.verdicts, *loud)}) for one in held])
+    assert build(folder).left_out["the physicians differ"] == 6
+    assert build(folder, physicians=("ada", "ben"), force=True).left_out["the physicians differ"] == 3
+    with pytest.raises(InputError, match="'dora' gave no verdict"):
+        build(folder, physicians=("ada", "dora"), force=True)
+
+
 def test_what_was_trained_on_is_left_out_with_its_place(folder: Path) -> None:
     """A copy in other spelling, and the same words in another order; a question that is only about the same thing stays."""
     near = QUESTIONS["x"].replace("？", "? 谢谢")
@@ -129,12 +141,13 @@ def test_the_same_bytes_each_time_whole_or_not_at_all(folder: Path, monkeypatch:
     assert (folder / "bench" / "bench.json").read_bytes() == before and sorted(path.name for path in folder.iterdir()) == ["again", "bench", "reviewed.jsonl"]
 
 
-@pytest.mark.parametrize(("more", "said"), [({"adjudicator": "dora"}, "'dora' gave no verdict"), ({"licence": None}, "case 'n' has no provenance.licence")])
-def test_what_is_wrong_is_said(folder: Path, more: dict[str, Any], said: str) -> None:
+def test_a_case_without_a_licence_is_refused_and_an_adjudicator_without_a_verdict_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bare = case("n", "Why?").model_copy(update={"provenance": {}})
     write_cases(folder / "reviewed.jsonl", [bare])
-    with pytest.raises(InputError, match=said):
-        build(folder, **more)
+    with pytest.raises(InputError, match=r"case 'n' has no provenance\.licence"):
+        build(folder)
+    build(folder, licence="MIT", adjudicator="dora", out=folder / "other")
+    assert "'dora' gave no verdict" in capsys.readouterr().err
     assert build(folder, licence="CC BY 4.0").licences == {"CC BY 4.0": 1}
 
 
