@@ -96,18 +96,18 @@ def _criteria(marks: Marks, shown: int) -> str:
     truth = marks[0][1].beliefs.get("truth")
     if truth is not None:
         columns = [("Physicians", [{"met": truth == 1.0}] * len(lines)), *columns]
+    weighted = any(line.weight is not None for line in lines)
     rows = ""
     for group in dict.fromkeys(line.group for line in lines):
-        rows += f'<tr class="tier"><th colspan="{2 + len(columns)}" scope="colgroup">{escape(group.capitalize())}</th></tr>' if group else ""
+        rows += f'<tr class="tier"><th colspan="{1 + weighted + len(columns)}" scope="colgroup">{escape(group.capitalize())}</th></tr>' if group else ""
         for k, line in enumerate(lines):
             if line.group == group:
                 cells = "".join(f'<td class="verdict" data-name="{escape(run)}">{_heard(column[k], line)}</td>' for run, column in columns)
-                weight = percent(line.weight) if line.weight is not None else ""
-                rows += f'<tr><td>{escape(line.text)}</td><td class="weight">{weight}</td>{cells}</tr>'
+                weight = f'<td class="weight">{percent(line.weight) if line.weight is not None else ""}</td>' if weighted else ""
+                rows += f"<tr><td>{escape(line.text)}</td>{weight}{cells}</tr>"
     heads = "".join(f'<th class="verdict">{escape(run)}</th>' for run, _ in columns)
-    return (
-        f'<table class="rubric runs"><thead><tr><th>Criterion</th><th class="weight">Weight</th>{heads}</tr></thead><tbody>{rows}</tbody></table>'
-    )
+    heads = f'<th class="weight">Weight</th>{heads}' if weighted else heads
+    return f'<table class="rubric runs"><thead><tr><th>Criterion</th>{heads}</tr></thead><tbody>{rows}</tbody></table>'
 
 
 def _heard(word: JsonValue, line: Line) -> str:
