@@ -74,7 +74,8 @@ section > .about { color: var(--soft); max-width: 44em; margin: 10px 0 26px; }
 .ends { display: flex; justify-content: space-between; font-size: .78rem; color: var(--soft); margin-top: 2px; }
 .key.who { flex-direction: column; } .key.who li { align-items: baseline; } .key.who i { flex: none; } .key.who b { color: var(--ink); font-weight: 600; }
 .key.who span { min-width: 0; overflow-wrap: anywhere; }
-.figures.plain { table-layout: auto; } .figures.runs th:not(.picture) { white-space: normal; overflow-wrap: anywhere; } .figures.plain tr > :nth-child(4) { width: auto; }
+.figures.plain { table-layout: auto; }
+.figures.runs th:not(.picture) { white-space: normal; overflow-wrap: anywhere; } .figures.plain tr > :nth-child(4) { width: auto; }
 .figures tr.total > * { border-top: 2px solid var(--rule); }
 .figures + .small, .card + .small { margin-top: 14px; }
 .track { display: block; width: 100%; height: 66px; overflow: visible; }
@@ -97,7 +98,8 @@ section > .about { color: var(--soft); max-width: 44em; margin: 10px 0 26px; }
   .figures tr > *, .figures tr > :first-child, .figures tr.total > * { padding: 0; border: 0; text-align: left; width: auto; }
   .figures tr > :first-child, .figures .picture { grid-column: 1 / -1; }
   .figures td small { white-space: normal; }
-  .figures td[data-name]::before { white-space: normal; overflow-wrap: anywhere; content: attr(data-name); display: block; font-size: .78rem; color: var(--soft); }
+  .figures td[data-name]::before { white-space: normal; overflow-wrap: anywhere; }
+  .figures td[data-name]::before { content: attr(data-name); display: block; font-size: .78rem; color: var(--soft); }
   .figures tr > .picture, .figures tr.total > .picture { padding: 0 7px; width: auto; } .figures .picture:empty { display: none; }
   .track { height: 46px; }
 }
@@ -180,7 +182,8 @@ section > h3 { margin-top: 40px; } section > h3 + p { color: var(--soft); font-s
   .rubric.runs tr { display: flex; flex-wrap: wrap; gap: 6px 14px; }
   .rubric.runs td:first-child { flex: 1 0 100%; }
   .rubric.runs td.verdict { width: auto; text-align: left; } .rubric.runs .weight { padding: 0; }
-  .rubric.runs td.verdict::before { white-space: normal; overflow-wrap: anywhere; content: attr(data-name); display: block; font-size: .72rem; margin-bottom: 2px; }
+  .rubric.runs td.verdict::before { white-space: normal; overflow-wrap: anywhere; }
+  .rubric.runs td.verdict::before { content: attr(data-name); display: block; font-size: .72rem; margin-bottom: 2px; }
   .rubric.runs .verdict span { display: inline; font-size: .8rem; } .rubric.runs .mark { display: inline-block; margin: 0 6px 0 0; }
 }
 
