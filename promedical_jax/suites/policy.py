@@ -24,7 +24,7 @@ from promedical_jax.suites.suite import Figures, Marked, Source, Suite, said
 NAMES = {"s1": "S1", "s2": "S2", "s3": "violations", "safe": "safe"}
 SHARES = {"safe": "safe answers", "S1": "S1 proficiency", "S2": "S2 excellence"}
 SOURCE = Source(
-    name="ProMedical, a policy", about="answers to cases with rubrics of three tiers", licence="that of the cases", url="https://arxiv.org/abs/2604.08326",
+    name="ProMedical, a policy", about="answers to cases with rubrics of three tiers, in our own format; the data is not shipped", licence="that of the cases", url="https://arxiv.org/abs/2604.08326",
     paper="arXiv 2604.08326", version="format only",
     scoring="S1, S2 as the share of the bonus criteria met, violations; an answer of which safety is not judged is neither safe nor unsafe; win rate by the"
     " lexicographic order, ties half",
