@@ -316,8 +316,8 @@ def test_questions_become_a_corpus(benchmark: Shop) -> None:
 
 @pytest.fixture(scope="module")
 def reviewed(real: Shop) -> tuple[Shop, list[str]]:
-    """The shop after a review, and what the first commands printed. Ada says yes to everything but the second criterion of answer B, and Ben the same but for
-    the first of answer A; both prefer A."""
+    """The shop after a review, and what the first commands printed. Ada says yes to everything but the second criterion of the answer that is later
+    in the alphabet, and Ben the same but for its first; both prefer A."""
     imported, sent, back, *_ = real.lines("Review by physicians")
     printed = [real.run(imported).stdout, real.run(sent).stdout]
     folder, exports = real.folder / "runs" / "review" / "answers", real.folder / "runs" / "review" / "exports"
@@ -327,7 +327,8 @@ def reviewed(real: Shop) -> tuple[Shop, list[str]]:
         rows = json.loads((folder / f"{name}.tasks.json").read_text())
         for row in rows:
             said = {f"{letter}_{n}": "met" for n in range(len(row["data"]["criteria"])) for letter in "ab"} | {"better_0": "a"}
-            said |= {"b_1": "unmet"} | ({"a_0": "unmet"} if name == "ben" else {})
+            later = "ab"[row["data"]["b"] > row["data"]["a"]]
+            said |= {f"{later}_1": "unmet"} | ({f"{later}_0": "unmet"} if name == "ben" else {})
             row["annotations"] = [{"id": 1, "result": [{"from_name": field, "value": {"choices": [value]}} for field, value in said.items()]}]
         (exports / f"{name}.json").write_text(json.dumps(rows))
     return real, [*printed, real.run(back).stdout]
@@ -368,7 +369,7 @@ def test_suites_are_run_and_compared(real: Shop, hub: Shop, server: Server) -> N
 
 
 def test_a_bench_is_built_of_the_review_and_an_endpoint_measured_by_it(reviewed: tuple[Shop, list[str]], server: Server) -> None:
-    """Of answer A's first criterion Ada says yes and Ben no, in 30 cases; on all others they agree."""
+    """Of one answer's first criterion Ada says yes and Ben no, in 30 cases; on all others they agree."""
     real, _ = reviewed
     server.reply = lambda *_: (200, json.dumps({"choices": [{"message": {"content": json.dumps({"verdict": "met"})}}]}), {})
     build, run = real.lines("Suites")[5:7]
