@@ -59,7 +59,7 @@ pass_on() { told=yes; say 'told to stop; the processes finish their step and sav
 trap pass_on TERM
 trap 'kill -INT "${pids[@]}" 2> /dev/null; wait; exit 130' INT
 
-left="$restarts"
+barren=0 # starts in a row without a new checkpoint
 while :; do
   before="$(newest)"
   port="$(free_port)"
@@ -94,12 +94,10 @@ while :; do
   ((worst == 0)) && exit 0
   ((worst == 2)) && exit 2
   [[ -n "$told" ]] && exit 75
-  after="$(newest)"
-  [[ "$after" != "$before" ]] && left="$restarts"
-  if ((left == 0)); then
-    say "gave up: $((restarts + 1)) starts without a new checkpoint; the last ended with code $worst"
+  if [[ "$(newest)" != "$before" ]]; then barren=0; else barren=$((barren + 1)); fi
+  if ((barren > restarts)); then
+    say "gave up: $barren starts without a new checkpoint; the last ended with code $worst"
     exit 1
   fi
-  ((left--))
   say "ended with code $worst; starting again, $(from)"
 done

@@ -1,6 +1,7 @@
 """Whose a run folder is: this recipe's, to go on with or finished, or another's, and then what differs."""
 
 import json
+import shutil
 import time
 from dataclasses import dataclass
 from typing import Literal
@@ -108,6 +109,8 @@ def claim(config: Stage) -> None:
                     model.rename(aside)
                 with (config.out / "changes.jsonl").open("a", encoding="utf-8") as file:
                     file.write(json.dumps({one.key: [one.old, one.new] for one in found}) + "\n")
+            for left in config.out.glob(".*.tmp"):  # half-made by a process that was killed
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
             with replacing(marker) as part:  # half a recipe would be another recipe
                 part.write_text(dump(config))
     with together():

@@ -76,6 +76,15 @@ def test_named_keys_may_change_and_the_run_goes_on(tmp_path: Path) -> None:
     assert finished(longer, "sft")
 
 
+def test_what_a_killed_process_left_half_made_is_removed(tmp_path: Path) -> None:
+    claim(config(tmp_path))
+    (tmp_path / ".model.77.tmp").mkdir()
+    (tmp_path / ".model.77.tmp" / "model.safetensors").write_text("half")
+    (tmp_path / ".recipe.yaml.77.tmp").write_text("half")
+    claim(config(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
+
+
 def test_never_refuses_whatever_is_there(tmp_path: Path) -> None:
     never = Resume("never")
     assert not finished(config(tmp_path), "sft", never)
