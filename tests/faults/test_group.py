@@ -36,7 +36,8 @@ def launch(config: Any, processes: int, *flags: str) -> subprocess.Popen:
     file = config.out.with_name(f"{config.out.name}.yaml")
     file.write_text(dump(config))
     more = {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "PYTHONPATH": os.pathsep.join(sys.path), "PROMEDICAL": f"{sys.executable} -m promedical_jax.cli"}  # fmt: skip
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "PYTHONPATH": os.pathsep.join(sys.path),
+            "PROMEDICAL": f"{sys.executable} -m promedical_jax.cli"}  # fmt: skip
     command = [LAUNCHER, "--processes", str(processes), "--devices", str(8 // processes), *flags, "sft", file, config.out]
     return subprocess.Popen(list(map(str, command)), env=os.environ | more, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
