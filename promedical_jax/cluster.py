@@ -129,14 +129,19 @@ def notice() -> Iterator[Callable[[int], bool]]:
 LOST = ("gloo", "nccl", "connection reset", "connection closed", "socket closed", "coordination service", "coordination_service", "heartbeat")
 
 
+def lost(error: BaseException) -> bool:
+    """Whether this says that another process of the run is gone."""
+    return jax.process_count() > 1 and any(word in str(error).lower() for word in LOST)
+
+
 @contextmanager
 def survivors() -> Iterator[None]:
     """Ends this process, with a sentence and exit code 75, where another process of the run has died: what they computed together is lost, and JAX would wait
     a minute for a farewell that nobody says. Where it waits for a dead one without a collective, JAX itself ends it after HEARTBEAT_SECONDS."""
     try:
         yield
-    except (jax.errors.JaxRuntimeError, ValueError, RuntimeError) as error:
-        if isinstance(error, InputError) or jax.process_count() == 1 or not any(word in str(error).lower() for word in LOST):
+    except Exception as error:
+        if isinstance(error, InputError) or not lost(error):
             raise
         reason = next((line for line in str(error).splitlines() if line.strip()), "")[:160]
         print(f"stopped: another process of this run is gone ({reason}); start all of them again, and they go on from the last checkpoint", file=sys.stderr)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, NoReturn, Self
 from zlib import crc32
 
 import jax
@@ -22,7 +22,7 @@ import orbax.checkpoint.experimental.v1 as ocp
 from jax.sharding import SingleDeviceSharding
 from rich.console import Console
 
-from promedical_jax.cluster import agree, chief, share, together
+from promedical_jax.cluster import agree, chief, lost, share, together
 from promedical_jax.config import Keep
 from promedical_jax.errors import InputError
 from promedical_jax.train.checksum import checksums
@@ -58,7 +58,7 @@ class Checkpoints:
             self._orbax.close()
         except Exception as failure:
             if kind is None:
-                raise self._unsaved(failure) from failure
+                self._say_unsaved(failure)
         finally:
             logging.getLogger("absl").setLevel(self._level)
 
@@ -70,22 +70,24 @@ class Checkpoints:
         try:  # `force`: else skipped while a save is under way
             self._orbax.save_checkpointables_async(step, {"state": state, "run": _record(state, run, value)}, force=True)
         except Exception as failure:
-            raise self._unsaved(failure) from failure
+            self._say_unsaved(failure)
 
     def finish(self) -> None:
         """Waits for the save under way. Raises InputError where it fails."""
         try:
             self._orbax.wait()
         except Exception as failure:
-            raise self._unsaved(failure) from failure
+            self._say_unsaved(failure)
 
-    def _unsaved(self, failure: Exception) -> InputError:
+    def _say_unsaved(self, failure: Exception) -> NoReturn:
+        if lost(failure):  # of whoever it was to write the rest
+            raise failure
         for half in self.folder.glob("*.orbax-checkpoint-tmp"):  # nobody reads it, and it takes room
             shutil.rmtree(half, ignore_errors=True)
         left = steps(self.folder)
         sound = f"those of steps {', '.join(map(str, left))} are" if left[1:] else f"that of step {left[0]} is" if left else "there is none"
         what = f"a checkpoint could not be written ({_reason(failure)}); {sound}{' whole' if left else ' yet'}"
-        return InputError(f"{self.folder}: {what}. See to free space and permissions, and start the same command again")
+        raise InputError(f"{self.folder}: {what}. See to free space and permissions, and start the same command again") from failure
 
     def restore(self, state: Any, shardings: Any, step: int | None = None) -> Restored:
         """The newest sound state on `shardings` (any mesh), or that of `step` alone; `state` itself where nothing was saved.

@@ -7,7 +7,7 @@ import jax
 
 from promedical_jax.cluster import notice
 from promedical_jax.config import Stage
-from promedical_jax.errors import InputError, Stopped
+from promedical_jax.errors import Stopped
 from promedical_jax.train.checkpoint import Checkpoints
 from promedical_jax.train.guards import Guard, SkipStep
 from promedical_jax.train.metrics import Meter, Metrics
@@ -62,8 +62,6 @@ def run_steps(config: Stage, title: str, state: TrainState, where: TrainState, b
     """
     with Checkpoints(config.out / "checkpoints", config.keep) as checkpoints, notice() as told:
         state, before, first = checkpoints.restore(state, where)
-        if first > config.steps:
-            raise InputError(f"{config.out}: its checkpoint of step {first} is past steps, which is {config.steps}; raise steps, or choose another --out")
         if before:
             batches.set_state(before["data"])
         beside.begin(before.get("beside"))

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -73,6 +74,8 @@ class Metrics:
         from tensorboardX import SummaryWriter
 
         self._lines = Lines(folder / "metrics.jsonl", position)
+        self._before, self._folder = threading.excepthook, folder
+        threading.excepthook = self._hear
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step, write_to_disk=chief())
 
     def write(self, step: int, values: dict[str, float]) -> None:
@@ -89,10 +92,26 @@ class Metrics:
     def close(self) -> None:
         try:
             self._lines.close()
+        finally:
+            self._close_board()
+            threading.excepthook = self._before
+
+    def _close_board(self) -> None:
+        try:
             self._board.close()
         except OSError:
-            self._board.file_writer.event_writer._closed = True  # else it tries again at the exit, with a traceback
-            raise
+            if self._board.file_writer:  # it left its thread and would try again at the exit, both with tracebacks
+                writer = self._board.file_writer.event_writer
+                writer._closed = True
+                writer._worker.stop()
+
+    def _hear(self, fault: threading.ExceptHookArgs) -> None:
+        """Where tensorboardX's own thread finds no room, a sentence in the place of its traceback."""
+        if not isinstance(fault.exc_value, OSError) or type(fault.thread).__module__.partition(".")[0] != "tensorboardX":
+            self._before(fault)
+            return
+        said = f"{self._folder / 'tensorboard'}: {fault.exc_value.strerror}; nothing more is written there"
+        Console(stderr=True).print(said, soft_wrap=True, highlight=False)
 
     def __enter__(self) -> Self:
         return self

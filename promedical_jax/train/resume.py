@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 from zlib import crc32
 
@@ -14,7 +15,9 @@ from promedical_jax.cluster import agree, chief, together
 from promedical_jax.config import Stage
 from promedical_jax.errors import InputError
 from promedical_jax.recipe import Change, changes, dump, keys, suggestion
+from promedical_jax.train.checkpoint import steps
 
+INPUTS = "inputs.json"  # what the files were that its keys name
 FREE = ("out", "mesh", "keep")  # where a run lies, on which devices, and which checkpoints stay: the run is the same by another one
 
 
@@ -65,6 +68,12 @@ def _look(config: Stage, stage: str, resume: Resume) -> bool:
         what = ", ".join(f"{one.key} is {one.old} there and {one.new} here" for one in refused)
         flags = " ".join(f"--allow-change {one.key}" for one in refused)
         raise InputError(f"{config.out}: holds a {stage} run of another recipe ({marker}): {what}; choose another --out, or go on with the changes by {flags}")
+    if "cases" not in resume.allow and _began_with(config) not in (None, _digest(config.cases)):
+        fix = "put it back, choose another --out, or give --allow-change cases"
+        raise InputError(f"{config.cases}: is not what it was when the run in {config.out} began; {fix}")
+    saved = steps(config.out / "checkpoints")
+    if saved and saved[-1] > config.steps:
+        raise InputError(f"{config.out}: its checkpoint of step {saved[-1]} is past steps, which is {config.steps}; raise steps, or choose another --out")
     return not found and (config.out / "model" / "config.json").exists()
 
 
@@ -77,6 +86,23 @@ def changed(config: Stage) -> list[Change] | None:
     if not marker.is_file():
         return None
     return [change for change in changes(marker, config) if not _under(change.key, FREE)]
+
+
+def _digest(path: Path) -> int | None:
+    """Of a file's bytes; None where there is no such file."""
+    if not path.is_file():
+        return None
+    found = 0
+    with path.open("rb") as file:
+        while block := file.read(2**24):
+            found = crc32(block, found)
+    return found
+
+
+def _began_with(config: Stage) -> int | None:
+    """The digest of the training cases that the run began with, where it is known."""
+    noted = config.out / INPUTS
+    return json.loads(noted.read_text())["cases"] if noted.is_file() else None
 
 
 def _under(key: str, names: tuple[str, ...]) -> bool:
@@ -113,6 +139,8 @@ def claim(config: Stage) -> None:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
             with replacing(marker) as part:  # half a recipe would be another recipe
                 part.write_text(dump(config))
+            with replacing(config.out / INPUTS) as part:
+                part.write_text(json.dumps({"cases": _digest(config.cases)}) + "\n")
     with together():
         _wait_for(config)
 

@@ -82,7 +82,28 @@ def test_what_a_killed_process_left_half_made_is_removed(tmp_path: Path) -> None
     (tmp_path / ".model.77.tmp" / "model.safetensors").write_text("half")
     (tmp_path / ".recipe.yaml.77.tmp").write_text("half")
     claim(config(tmp_path))
-    assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["inputs.json", "recipe.yaml"]
+
+
+def test_cases_that_were_changed_meanwhile_are_noticed(tmp_path: Path) -> None:
+    """The position in the data is a number: in another file it would be another place."""
+    ours = config(tmp_path / "run").model_copy(update={"cases": tmp_path / "c.jsonl"})
+    ours.cases.write_text("one\ntwo\n")
+    claim(ours)
+    assert not finished(ours, "sft")
+    ours.cases.write_text("one\ntwo\nthree\n")
+    with pytest.raises(InputError, match=r"c\.jsonl: is not what it was when the run in .*/run began; put it back, choose another --out, or give --allow-"):
+        finished(ours, "sft")
+    assert not finished(ours, "sft", Resume(allow=("cases",)))
+    claim(ours)
+    assert not finished(ours, "sft")
+
+
+def test_fewer_steps_than_were_done_are_refused(tmp_path: Path) -> None:
+    claim(config(tmp_path))
+    (tmp_path / "checkpoints" / "9").mkdir(parents=True)
+    with pytest.raises(InputError, match="its checkpoint of step 9 is past steps, which is 5; raise steps, or choose another --out"):
+        finished(config(tmp_path, steps=5), "sft", Resume(allow=("steps",)))
 
 
 def test_never_refuses_whatever_is_there(tmp_path: Path) -> None:
