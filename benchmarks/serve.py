@@ -100,6 +100,7 @@ def _service(given: Any) -> Any:
     from promedical_jax.clinic import build_tokenizer
     from promedical_jax.model.decode import settle
     from promedical_jax.serve.engine import Engine
+    from promedical_jax.serve.grammar import Grammars
     from promedical_jax.serve.recipe import ServeConfig
     from promedical_jax.serve.service import Service
 
@@ -108,7 +109,8 @@ def _service(given: Any) -> Any:
     weights = jax.jit(settle, static_argnums=1)(sizes.weights(model, given), given.dtype)
     engine = Engine(weights, model, count=given.slots, queue=given.requests, longest=given.longest, stop=-1)  # answers are as long as they may be
     engine.warm()
-    return Service(config, engine, build_tokenizer(), build_tokenizer())
+    tokenizer = build_tokenizer()
+    return Service(config, engine, build_tokenizer(), tokenizer, Grammars(tokenizer, model.vocabulary, tokenizer.eos_token_id))
 
 
 def _resident() -> int:

@@ -1,4 +1,4 @@
-"""SemHash 0.5 on the same questions, for benchmarks/dedup.py: run by an environment in which semhash is installed.
+"""SemHash 0.5 on the same questions, for benchmarks/dedup.py: run by an environment in which semhash and scipy are installed.
 
 Its own encoder is fetched from the hub, which a benchmark without a network cannot; it is given the one that the sieve uses, so that what is compared is how
 duplicates are found among the same vectors. Prints one JSON line: for each threshold the seconds from texts to what is kept and the places of what is taken

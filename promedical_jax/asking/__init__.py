@@ -3,5 +3,6 @@
 from promedical_jax.asking.asker import Asker
 from promedical_jax.asking.form import Ask, Form, Messages, Plain, about, turns
 from promedical_jax.asking.judge import SYSTEM, EndpointJudge, Reply, question, verdict_of
+from promedical_jax.asking.thinking import without_thinking
 
-__all__ = ["SYSTEM", "Ask", "Asker", "EndpointJudge", "Form", "Messages", "Plain", "Reply", "about", "question", "turns", "verdict_of"]
+__all__ = ["SYSTEM", "Ask", "Asker", "EndpointJudge", "Form", "Messages", "Plain", "Reply", "about", "question", "turns", "verdict_of", "without_thinking"]

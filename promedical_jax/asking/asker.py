@@ -23,6 +23,7 @@ from pydantic import BaseModel, ValidationError
 
 from promedical_jax.asking.form import Ask, Messages, Plain
 from promedical_jax.asking.store import Store, Tokens
+from promedical_jax.asking.thinking import without_thinking
 from promedical_jax.config import Endpoint
 from promedical_jax.errors import InputError
 from promedical_jax.rubric.faults import sentence
@@ -138,7 +139,8 @@ class Asker:
                     except ValidationError as error:
                         self.counts["garbage"] += 1
                         self._keep(*cost)
-                        messages = [*ask.messages, {"role": "assistant", "content": content}, _again(error, ask.form)] if content.strip() else ask.messages
+                        said = without_thinking(content)
+                        messages = [*ask.messages, {"role": "assistant", "content": said}, _again(error, ask.form)] if said.strip() else ask.messages
                     else:
                         self._keep(*cost, reply=(key, content))
                         self._sound, self._silent = True, 0
@@ -150,9 +152,9 @@ class Asker:
                     self.counts[f"status {reply.status_code}"] += 1
                     return None
                 else:
-                    said = self._masked(reply.text)[:200]
+                    why = self._masked(reply.text)[:200]
                     place = f"{self._where}.url: {self._config.url}"
-                    raise InputError(f"{place} answers {reply.status_code}: {said!r}; check url, model and key of {self._where}")
+                    raise InputError(f"{place} answers {reply.status_code}: {why!r}; check url, model and key of {self._where}")
             finally:
                 self._held[most] -= 1
                 async with self._freed:
@@ -221,8 +223,11 @@ class Asker:
         return f"{self._config.url} {self._config.model}"
 
     def _known(self, key: str, ask: Ask) -> BaseModel | None:
-        content = self._store.reply(key)
-        return _read(content, ask.form) if content is not None else None
+        """The reply that is kept; None where there is none, or one that another version of this library took for sound."""
+        try:
+            return None if (content := self._store.reply(key)) is None else _read(content, ask.form)
+        except ValidationError:
+            return None
 
     def _key(self, ask: Ask) -> str:
         """Of all that a reply depends on: the endpoint, the question, the form."""
@@ -241,8 +246,15 @@ def _host(address: str, where: str) -> str:
 
 
 def _read(content: str, form: type[BaseModel]) -> BaseModel:
-    """Raises ValidationError for what is not of the form."""
-    return Plain(text=content) if form is Plain else form.model_validate_json(content)
+    """What was said after thinking, if anything was thought aloud. Raises ValidationError for what is not of the form."""
+    if form is Plain:
+        return Plain(text=without_thinking(content))
+    try:
+        return form.model_validate_json(content)  # whose own words may be such tags
+    except ValidationError:
+        if (said := without_thinking(content)) == content:
+            raise
+        return form.model_validate_json(said)
 
 
 def _tokens(messages: Messages) -> int:

@@ -7,17 +7,15 @@ given its material as one JSON document, so that nothing in a question can pass 
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from promedical_jax.asking import Ask, Form, about, turns
 from promedical_jax.corpus.question import Question
 from promedical_jax.corpus.taxonomy import Category, Specialty
 from promedical_jax.errors import InputError
 from promedical_jax.rubric.case import Case, Criterion, Polarity, Rubric, Text, Tier
-
-SLACK = 0.05  # by how much a model's weights may miss a sum of 1; they are then scaled
 
 
 class Difficulty(Form):
@@ -33,7 +31,21 @@ class Answered(Form):
     answer: Text
 
 
+def _by_tier(schema: dict[str, Any]) -> None:
+    """Who may have a weight, in words that an endpoint can keep a reply to."""
+
+    def with_tier(tiers: list[str], weight: dict[str, Any]) -> dict[str, Any]:
+        return schema | {"properties": schema["properties"] | {"tier": {"enum": tiers}, "weight": weight}}
+
+    weight, null = schema["properties"]["weight"]["anyOf"]
+    either = [with_tier([Tier.PROFICIENCY.value], weight), with_tier([Tier.EXCELLENCE.value, Tier.SAFETY.value], null)]
+    schema.clear()
+    schema["anyOf"] = either
+
+
 class Line(Form):
+    model_config = Form.model_config | ConfigDict(json_schema_extra=_by_tier)
+
     text: Text
     tier: Tier
     polarity: Polarity
@@ -46,22 +58,19 @@ class Lines(Form):
     criteria: Annotated[tuple[Line, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
-    def _is_nearly_a_rubric(self) -> Self:
+    def _makes_a_rubric(self) -> Self:
         weighted = [line for line in self.criteria if line.tier is Tier.PROFICIENCY]
         if any((line.weight is None) == (line.tier is Tier.PROFICIENCY) for line in self.criteria):
             raise ValueError("each proficiency criterion needs a weight, and no other may have one: theirs is null")
         if not weighted:
             raise ValueError("there is no proficiency criterion; write one at least")
-        total = sum(line.weight or 0 for line in weighted)
-        if abs(total - 1) > SLACK:
-            raise ValueError(f"the weights of the proficiency criteria sum to {total:.3g}; they must sum to 1")
         texts = [line.text.casefold().strip() for line in self.criteria]
         if len(set(texts)) < len(texts):
             raise ValueError("two criteria are the same; leave one out")
         return self
 
     def rubric(self) -> Rubric:
-        """With ids c1, c2, ... and the weights scaled to 1."""
+        """With ids c1, c2, ... and the weights scaled to a sum of 1, which models miss: what one is beside another is what they mean."""
         total = sum(line.weight or 0 for line in self.criteria)
         return Rubric(criteria=tuple(
             Criterion(id=f"c{number}", text=line.text, tier=line.tier, polarity=line.polarity, weight=line.weight / total if line.weight else None)

@@ -32,7 +32,7 @@ GONE = 499  # nginx's status for a client that did not wait; nobody sees it but 
 DRAINED = 8  # times the largest body that is read and thrown away, so that a client who is still sending hears that it was too much
 MARGIN = 10.0  # seconds over a request's own time in which a client may take what was written for it
 POLL = 0.05  # seconds between two looks at whether all is done
-NOT_ENFORCED = '299 - "response_format is not enforced; check the reply"'
+STREAMED = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 log = logging.getLogger(__name__)
 Made = TypeVar("Made")
 Endpoint = Callable[[Request], Awaitable[Any]]
@@ -99,11 +99,9 @@ class Gate:
         until = monotonic() + self._service.config.timeout
         asked = parse(ChatRequest, await self._body(request))
         taken = await chat.take(self._service, asked, until)
-        loose = asked.response_format is not None and asked.response_format.type != "text"
-        headers = {"Warning": NOT_ENFORCED} if loose else {}
         if asked.stream:
-            return Events(taken.events(), headers)
-        return _json(await _unless_gone(request.receive, taken.whole()), headers)
+            return Events(taken.events())
+        return _json(await _unless_gone(request.receive, taken.whole()))
 
     async def _score(self, request: Request) -> Response:
         asked = parse(ScoreRequest, await self._body(request))
@@ -150,16 +148,15 @@ class Gate:
 class Events:
     """A response of server-sent events."""
 
-    def __init__(self, events: AsyncIterator[str], headers: dict[str, str]):
-        more = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache", "x-accel-buffering": "no"}
-        self._events, self._headers = events, [(name.lower().encode(), value.encode()) for name, value in (headers | more).items()]
+    def __init__(self, events: AsyncIterator[str]):
+        self._events = events
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await _unless_gone(receive, self._send(send))
 
     async def _send(self, send: Send) -> None:
         try:
-            await send({"type": "http.response.start", "status": 200, "headers": self._headers})
+            await send({"type": "http.response.start", "status": 200, "headers": STREAMED})
             async for event in self._events:
                 await send({"type": "http.response.body", "body": event.encode(), "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -247,5 +244,5 @@ def _answer(fault: Fault) -> Response:
     return Response(fault.json(), fault.status, headers, "application/json")
 
 
-def _json(reply: BaseModel, headers: dict[str, str] | None = None) -> Response:
-    return Response(reply.model_dump_json(), 200, headers, "application/json")
+def _json(reply: BaseModel) -> Response:
+    return Response(reply.model_dump_json(), 200, media_type="application/json")

@@ -151,7 +151,9 @@ async def take(service: Service, request: ChatRequest, until: float) -> Chat:
     seed = secrets.randbits(64) if request.seed is None else request.seed
     drawing = Drawing(seed, _or(request.temperature, 1.0), request.top_k or 0, _or(request.top_p, 1.0), bool(request.logprobs))
     heard: asyncio.Queue[Item] = asyncio.Queue()
-    question = Question(prompt, choices, limit, drawing, _into(heard))
+    kept_to = request.response_format
+    guides = None if kept_to is None or kept_to.type == "text" else await asyncio.to_thread(service.grammars.guides, kept_to, choices)
+    question = Question(prompt, choices, limit, drawing, _into(heard), guides)
     try:
         service.engine.ask(question)
     except Full:

@@ -1,7 +1,8 @@
 """Who sits in which slot: one thread that owns the device, and takes answers from a queue, a block of tokens of all of them at a time.
 
 Between two blocks those that are done or not wanted any more leave, those that wait take their places in order, and other work for the device (a reward
-model's) is done. The `n` answers to one question share its reading. A fault of the device ends the answers under way with an error, and nothing else.
+model's) is done. While one of them has to keep to a grammar, the block of all is drawn token by token. The `n` answers to one question share its reading. A
+fault of the device ends the answers under way with an error, and nothing else.
 """
 
 import logging
@@ -11,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -49,6 +50,18 @@ log = logging.getLogger(__name__)
 Hear = Callable[[int, Sequence[Token], End | None], None]  # which choice, its next tokens, and how it ended if it did
 
 
+class Guide(Protocol):
+    """Says which tokens may come next in one answer."""
+
+    def allow(self, bits: np.ndarray) -> bool:
+        """Sets the bits of the tokens that may come next, int32 [V / 32]; false where it cannot say."""
+        ...
+
+    def hear(self, token: int) -> None:
+        """The token that came, the stop token too."""
+        ...
+
+
 @dataclass(eq=False)
 class Question:
     """Some answers to one instruction. `hear` is called in the engine's thread, with a stop token's answer without it."""
@@ -58,6 +71,7 @@ class Question:
     limit: int
     drawing: Drawing
     hear: Hear
+    guides: Sequence[Guide] | None = None  # of each choice, where not every token may follow every other one
     prefix: Any = None  # keys and values, from when the first answer sits until the last one does
     unseated: int = field(init=False)
     dropped: set[int] = field(default_factory=set)  # choices that nobody waits for any more
@@ -183,7 +197,11 @@ class Engine:
                 array[slot] = value
 
     def _go_on(self) -> None:
-        self._cache, made = slots.go_on(self._weights, self._config, self._cache, self._asked, self._stop)
+        guides = {slot: seat[0].guides[seat[1]] for slot, seat in enumerate(self._seated) if seat and seat[0].guides}
+        if guides:
+            self._cache, made = self._guided(guides)
+        else:
+            self._cache, made = slots.go_on(self._weights, self._config, self._cache, self._asked, self._stop)
         said: Said = jax.device_get(made)
         for slot, seat in enumerate(self._seated):
             if seat:
@@ -203,6 +221,31 @@ class Engine:
                     self._asked.length[slot] += BLOCK
                     self._asked.drawn[slot] += BLOCK
 
+    def _guided(self, guides: dict[int, Guide]) -> tuple[Any, Said]:
+        """A block, token by token; an answer whose guide cannot go on ends with an error."""
+        block = slots.open_block(self._weights, self._config, self._asked)
+        running, allowed = self._asked.running.copy(), np.empty((self.count, slots.words(self._config.vocabulary)), np.int32)
+        for place in range(BLOCK):
+            allowed.fill(-1)
+            for slot, guide in [*guides.items()]:
+                if not guide.allow(allowed[slot]):
+                    log.error("an answer could not be kept to its grammar, and was given up")
+                    allowed[slot], running[slot] = -1, False
+                    del guides[slot]
+                    question, choice = self._seated[slot]  # type: ignore[misc]
+                    self._free(slot)
+                    question.hear(choice, (), "error")
+            block = slots.extend(self._weights, self._config, self._cache, self._asked, block, allowed, self._stop)
+            tokens = np.asarray(block.said.tokens)[:, place]
+            running &= tokens != self._stop
+            for slot, guide in [*guides.items()]:
+                guide.hear(int(tokens[slot]))
+                if not running[slot]:
+                    del guides[slot]
+            if not running.any():
+                break
+        return slots.close_block(self._cache, self._asked, block)
+
     def _read(self, tokens: Sequence[int]) -> Any:
         padded = np.zeros(next(length for length in slots.lengths(self.longest) if length >= len(tokens)), np.int32)
         padded[: len(tokens)] = tokens
@@ -212,8 +255,9 @@ class Engine:
         for length in slots.lengths(self.longest):
             self._cache = slots.join(self._cache, self._read([0] * length), np.int32(0))
         self._asked.running[0] = True
-        self._cache, said = slots.go_on(self._weights, self._config, self._cache, self._asked, self._stop)
-        jax.block_until_ready(said)
+        for go_on in (lambda: slots.go_on(self._weights, self._config, self._cache, self._asked, self._stop), lambda: self._guided({})):
+            self._cache, said = go_on()
+            jax.block_until_ready(said)
         self._free(0)
 
     def _fail(self) -> None:

@@ -57,11 +57,24 @@ class StreamOptions(Asked):
     include_obfuscation: Literal[False] = False
 
 
-class ResponseFormat(Asked):
-    """Taken, and not enforced: see docs/decisions.md. The reply's header Warning says so."""
+class JsonSchema(Asked):
+    """`strict` or not, an answer is kept to the schema."""
 
+    name: str
+    description: str | None = None
+    schema_: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(Asked):
     type: Literal["text", "json_object", "json_schema"]
-    json_schema: dict[str, Any] | None = None
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _schema_where_it_belongs(self) -> Self:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("json_schema is given with the type json_schema, and with no other; change type, or the field json_schema")
+        return self
 
 
 class ChatRequest(Asked):

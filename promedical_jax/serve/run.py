@@ -21,6 +21,7 @@ from promedical_jax.serve.service import Service
 def run(config: ServeConfig) -> None:
     """Serves until SIGTERM or Ctrl-C. Raises InputError for what cannot be served."""
     try:
+        from promedical_jax.serve import grammar  # noqa: F401
         from promedical_jax.serve.app import Server, listen
     except ImportError as error:
         raise InputError(f"serving needs {error.name}, which is not installed; pip install 'promedical-jax[serve]'") from None
@@ -36,6 +37,8 @@ def run(config: ServeConfig) -> None:
 def open_service(config: ServeConfig, mesh: jax.sharding.Mesh | None = None) -> Service:
     """The models, loaded, and all programs compiled; on the recipe's mesh where none is given. Raises InputError for what is no policy, no reward model, or
     does not fit the mesh."""
+    from promedical_jax.serve.grammar import Grammars  # of the extra
+
     key, folder = config.secret(), hf.resolve(config.model)
     if is_reward_model(folder):
         raise InputError(f"model: {config.model} is a reward model; give it with --reward_model, beside a policy")
@@ -49,9 +52,11 @@ def open_service(config: ServeConfig, mesh: jax.sharding.Mesh | None = None) -> 
         params = hf.load_trained(folder, model, shardings(mesh, transformer.axes(model)), config.dtype)
         check_tree("the policy", params, model, Compute(config.dtype), samples=True)
         weights = jax.jit(decode.settle, static_argnums=1)(params, config.dtype)
-    engine = Engine(weights, model, count=config.slots, queue=config.queue, longest=config.longest, stop=stop_token(tokenizer), mesh=mesh)
+    stop = stop_token(tokenizer)
+    grammars = Grammars(tokenizer, model.vocabulary, stop)
+    engine = Engine(weights, model, count=config.slots, queue=config.queue, longest=config.longest, stop=stop, mesh=mesh)
     engine.warm()
-    return Service(config, engine, encoder, tokenizer, judge, key, int(time()))
+    return Service(config, engine, encoder, tokenizer, grammars, judge, key, int(time()))
 
 
 def _judge(config: ServeConfig, mesh: jax.sharding.Mesh) -> RewardJudge | None:

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from jinja2 import TemplateError
 
@@ -15,6 +15,9 @@ from promedical_jax.reward import RewardJudge
 from promedical_jax.serve.engine import Engine
 from promedical_jax.serve.protocol import ChatMessage, Fault
 from promedical_jax.serve.recipe import ServeConfig
+
+if TYPE_CHECKING:
+    from promedical_jax.serve.grammar import Grammars
 
 Made = TypeVar("Made")
 
@@ -27,6 +30,7 @@ class Service:
     engine: Engine
     encoder: Any
     tokenizer: Any
+    grammars: "Grammars"
     judge: RewardJudge | None = None
     key: str | None = None
     started: int = 0  # seconds since 1970

@@ -3,9 +3,10 @@
 An instruction is read once, up to its last token, and put into the row of each of its answers (`read`, `join`). `go_on` then draws a block of tokens of every
 row in one loop on the device, by `decode.step`: the row is what the answer shares with nobody here, and the block's tokens move into it at its end. A row
 begins its blocks when it joins, and decode.py's kernels do not look at other rows, so that on the CPU an answer has the same bits in any company. A draw is a
-function of (seed, choice, position).
+function of (seed, choice, position). Where an answer has to keep to a grammar, only the host knows which tokens may come next: the same block is then drawn
+token by token (`open_block`, `extend`, `close_block`).
 
-Compiled: `read` once for each length in `lengths`, `join` likewise, `go_on` once.
+Compiled: `read` once for each length in `lengths`, `join` likewise, the others once.
 
 Letters: S slots, T tokens of a block, N places of a row, P instruction tokens, V vocabulary, K KV heads, H head size, L layers.
 """
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from promedical_jax.model import decode, transformer
-from promedical_jax.model.draw import cut, draw
+from promedical_jax.model.draw import NOTHING, cut, draw
 from promedical_jax.model.logprob import to_logits
 from promedical_jax.model.sharding import TABLE, in_mesh, on_each_device, parts, pin, spec
 from promedical_jax.model.transformer import ModelConfig, Params
@@ -49,6 +50,16 @@ class Said(NamedTuple):
     log_probs: jax.Array  # [S, T], zero where none are wanted
     top_tokens: jax.Array  # [S, T, TOPS] the most likely first
     top_log_probs: jax.Array  # [S, T, TOPS]
+
+
+class Block(NamedTuple):
+    """A block under way."""
+
+    place: jax.Array  # how many tokens of it there are
+    token: jax.Array  # [S, 1] the last one
+    running: jax.Array  # [S, 1] bool
+    said: Said
+    layers: decode.Layers  # keys and values, of T places
 
 
 def nobody(slots: int) -> Asked:
@@ -104,32 +115,88 @@ def join(cache: decode.Layers, prefix: decode.Layers, slot: jax.Array) -> decode
 @partial(jax.jit, static_argnames=("config", "stop"), donate_argnames="cache")
 def go_on(weights: Params, config: ModelConfig, cache: decode.Layers, asked: Asked, stop: int) -> tuple[decode.Layers, Said]:
     """A block of tokens of each row, or fewer where all that run have come to `stop` before; the cache has them all but the last."""
-    slots, dtype, rows = len(asked.token), weights["embed"].dtype, spec("batch")
-    token, length, drawn, running, draws, temperature, top_k, top_p, _ = (pin(jnp.asarray(x)[:, None], "batch") for x in asked)
-    seen = jnp.arange(jax.tree.leaves(cache)[0].shape[-1]) < length
+    rows = _rows(cache, asked)
+    more = lambda block: (block.place < BLOCK) & jnp.any(block.running)  # noqa: E731
+    block = jax.lax.while_loop(more, lambda block: _extended(weights, config, cache, rows, block, stop), _opened(weights, config, asked))
+    return _moved(cache, block.layers, rows.length[:, 0]), jax.tree.map(lambda x: pin(x, None), block.said)
+
+
+# The same block, token by token: between two of them the host says what may come next
+
+
+@partial(jax.jit, static_argnames="config")
+def open_block(weights: Params, config: ModelConfig, asked: Asked) -> Block:
+    """A block without a token."""
+    return _opened(weights, config, asked)
+
+
+@partial(jax.jit, static_argnames=("config", "stop"), donate_argnames="block")
+def extend(weights: Params, config: ModelConfig, cache: decode.Layers, asked: Asked, block: Block, allowed: np.ndarray, stop: int) -> Block:
+    """The block with one more token of each row, drawn among those that are allowed there. allowed: int32 [S, V / 32], a bit a token, the lowest first."""
+    return _extended(weights, config, cache, _rows(cache, asked), block, stop, jnp.asarray(allowed))
+
+
+@partial(jax.jit, donate_argnames="cache")
+def close_block(cache: decode.Layers, asked: Asked, block: Block) -> tuple[decode.Layers, Said]:
+    """As `go_on` ends."""
+    return _moved(cache, block.layers, pin(jnp.asarray(asked.length), "batch")), jax.tree.map(lambda x: pin(x, None), block.said)
+
+
+def words(vocabulary: int) -> int:
+    """How many 32 bits wide words have a bit for each token."""
+    return -(-vocabulary // 32)
+
+
+class _Rows(NamedTuple):
+    """What a block's tokens depend on beside the tokens before them, [S, 1] each."""
+
+    length: jax.Array
+    drawn: jax.Array
+    temperature: jax.Array
+    top_k: jax.Array
+    top_p: jax.Array
+    keys: jax.Array
+    seen: jax.Array  # [S, N] the places of the cache that the row's own tokens fill
+    wanted: jax.Array  # bool, whether any row wants log-probabilities
+
+
+def _rows(cache: decode.Layers, asked: Asked) -> _Rows:
+    _, length, drawn, _, draws, temperature, top_k, top_p, _ = (pin(jnp.asarray(x)[:, None], "batch") for x in asked)
+    rows, seen = spec("batch"), jnp.arange(jax.tree.leaves(cache)[0].shape[-1]) < length
     keys = on_each_device(_keys, (rows,), rows)(draws)
-    unembed, warmth = transformer.unembedding(weights), jnp.where(temperature > 0, temperature, 1.0)[..., None]
-    wanted = jnp.any(asked.running & asked.report)
-    tops = min(TOPS, config.vocabulary)
+    return _Rows(length, drawn, temperature, top_k, top_p, keys, seen, jnp.any(jnp.asarray(asked.running & asked.report)))
+
+
+def _opened(weights: Params, config: ModelConfig, asked: Asked) -> Block:
+    slots, dtype, tops = len(asked.token), weights["embed"].dtype, min(TOPS, config.vocabulary)
     sizes = (((), jnp.int32), ((), jnp.float32), ((tops,), jnp.int32), ((tops,), jnp.float32))
     blank = Said(*(pin(jnp.zeros((slots, BLOCK, *more), kind), "batch") for more, kind in sizes))
+    token, running = (pin(jnp.asarray(x)[:, None], "batch") for x in (asked.token, asked.running))
+    return Block(jnp.int32(0), token, running, blank, decode.empty_block(config, slots, 1, BLOCK, dtype))
 
-    def extend(state):
-        place, token, running, said, block = state
-        hidden, block = decode.step(weights, config, token, length + place, cache, seen, (), block, place, dtype)
-        logits = to_logits(hidden, unembed, 1.0)
-        at = on_each_device(jax.vmap(jax.vmap(jax.random.fold_in)), (rows, rows), rows)(keys, drawn + place)
-        likely, _ = draw(cut(logits / warmth, top_k, top_p), at, jnp.int32(0), jnp.float32(1))
-        likeliest, _ = draw(logits, at, jnp.int32(0), jnp.float32(1), greedy=True)
-        token = jnp.where(temperature > 0, likely, likeliest)
-        reported = jax.lax.cond(wanted, partial(_report, tops=tops), lambda *_: tuple(x[:, 0] for x in blank[1:]), logits, token)
-        new = Said(token[:, 0], *reported)
-        said = jax.tree.map(lambda whole, x: jax.lax.dynamic_update_index_in_dim(whole, x, place, 1), said, new)
-        return place + 1, token, running & (token != stop), said, block
 
-    state = (jnp.int32(0), token, running, blank, decode.empty_block(config, slots, 1, BLOCK, dtype))
-    *_, said, block = jax.lax.while_loop(lambda state: (state[0] < BLOCK) & jnp.any(state[2]), extend, state)
-    return _moved(cache, block, length[:, 0]), jax.tree.map(lambda x: pin(x, None), said)
+def _extended(weights: Params, config: ModelConfig, cache: decode.Layers, rows: _Rows, block: Block, stop: int, allowed: jax.Array | None = None) -> Block:
+    place, token, running, said, layers = block
+    hidden, layers = decode.step(weights, config, token, rows.length + place, cache, rows.seen, (), layers, place, weights["embed"].dtype)
+    logits = to_logits(hidden, transformer.unembedding(weights), 1.0)
+    may = logits if allowed is None else _among(logits, allowed)
+    at = on_each_device(jax.vmap(jax.vmap(jax.random.fold_in)), (spec("batch"), spec("batch")), spec("batch"))(rows.keys, rows.drawn + place)
+    warmth = jnp.where(rows.temperature > 0, rows.temperature, 1.0)[..., None]
+    likely, _ = draw(cut(may / warmth, rows.top_k, rows.top_p), at, jnp.int32(0), jnp.float32(1))
+    likeliest, _ = draw(may, at, jnp.int32(0), jnp.float32(1), greedy=True)
+    token = jnp.where(rows.temperature > 0, likely, likeliest)
+    tops = said.top_tokens.shape[-1]
+    reported = jax.lax.cond(rows.wanted, partial(_report, tops=tops), lambda *_: tuple(jnp.zeros_like(x[:, 0]) for x in said[1:]), logits, token)
+    new = Said(token[:, 0], *reported)
+    said = jax.tree.map(lambda whole, x: jax.lax.dynamic_update_index_in_dim(whole, x, place, 1), said, new)
+    return Block(place + 1, token, running & (token != stop), said, layers)
+
+
+def _among(logits: jax.Array, allowed: jax.Array) -> jax.Array:
+    """Logits [S, 1, V] with NOTHING in place of tokens whose bit is not set."""
+    bits = (allowed[:, :, None] >> jnp.arange(32, dtype=jnp.int32)) & 1
+    kept = bits.reshape(len(allowed), 1, -1)[..., : logits.shape[-1]] > 0
+    return jnp.where(pin(kept, "batch", None, "vocabulary"), logits, NOTHING)
 
 
 def _keys(draws: jax.Array) -> jax.Array:

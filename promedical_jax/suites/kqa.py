@@ -22,8 +22,8 @@ SOURCE = Source(
     url="https://github.com/Itaymanes/K-QA",
     paper="arXiv 2401.14493",
     version="questions_w_answers.jsonl, commit ef403d0",
-    scoring="official formulas; the judge's question is worded by us; a blank statement is left out, and so is one without a verdict; a question abstains"
-    " without a verdict on a must-have statement",
+    scoring="official formulas, over the questions that were answered (the script's Comp_norm and Hall_norm); the judge's question is worded by us; a blank"
+    " statement is left out, and so is one without a verdict; a question abstains without a verdict on a must-have statement",
 )
 TASK = (
     "You compare an answer to a patient's question with one statement of a physician. Say Entailment if whoever believes the answer must believe the statement,"

@@ -2,12 +2,11 @@
 
 Flags and sentences are scored as in MEDIQA-CORR 2024: the share of texts whose flag is right, and the share whose sentence is right, where the right sentence
 of a text without an error is none. Precision, recall and F1 take the text with an error as positive. Over-criticism is the share of correct texts in which an
-error is found. A correction is measured by ROUGE-1 against the physicians' sentence: where there is an error, and as the composite of MEDIQA-CORR, in which a
-text without one counts 1 if it is left alone.
+error is found. A correction is measured by ROUGE-1 against the physicians' sentence: where there is an error and one was given, and as the composite of
+MEDIQA-CORR, in which a text without an error counts 1 if it is left alone, and a missing correction and a needless one 0.
 """
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -28,8 +27,8 @@ SOURCE = Source(
     url="https://github.com/abachaa/MEDEC",
     paper="arXiv 2412.19260",
     version="MEDEC-MS-TestSet.csv, commit 70268d2",
-    scoring="official flag and sentence accuracy, ROUGE-1 by our own function, without BERTScore and BLEURT; a text without a sound reply is wrong in the"
-    " accuracies and left out of precision, recall, F1 and over-criticism",
+    scoring="official flag and sentence accuracy, and ROUGE-1 by the official script's rules, without BERTScore and BLEURT; a text without a sound reply is"
+    " wrong in the accuracies and left out of precision, recall, F1 and over-criticism",
 )
 NA = "NA"
 TASK = (
@@ -98,17 +97,18 @@ def mark(row: Note, reply: Finding | None, _: Sequence[None]) -> Marked:
     parts: dict[str, float | None] = {"truth": float(wrong), "found": float(reply.error) if reply else None}
     parts |= {"flag right": float(reply is not None and reply.error == wrong), "sentence right": float(place == row.sentence)}
     overlap = rouge_1(row.corrected, reply.correction or "") if reply and wrong and reply.error else 0.0
-    parts["correction"] = overlap if wrong and reply else None
+    parts["correction"] = overlap if wrong and reply and reply.error else None
     parts["composite"] = overlap if wrong else float(reply is not None and not reply.error)
     groups = (f"type:{row.kind}",) if wrong else ()
     return Marked(id=row.id, unit=row.id, groups=groups, reply=said(reply), score=parts["sentence right"] if reply else None, parts=parts)
 
 
 def rouge_1(reference: str, found: str) -> float:
-    """ROUGE-1 (Lin 2004): the F1 of words in common, lower case, letters and digits only, without stemming. 0 to 1."""
-    ours, theirs = (Counter(re.findall(r"[^\W_]+", text.lower())) for text in (reference, found))
-    common = (ours & theirs).total()
-    return 2 * common / (ours.total() + theirs.total()) if common else 0.0
+    """ROUGE-1's F1, 0 to 1, as the official script's library (rouge 1.0.1) has it: of different words in common, between blanks and full stops, case and other
+    signs kept; a blank between two full stops is a word. (Lin 2004 counts a word as often as it stands there.)"""
+    ours, theirs = ({word for part in text.split(".") if part for word in part.split() or [""]} for text in (reference, found))
+    common = len(ours & theirs)
+    return 2 * common / (len(ours) + len(theirs)) if common else 0.0
 
 
 def figures(marks: Sequence[Marked]) -> Figures:

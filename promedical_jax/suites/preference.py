@@ -1,14 +1,16 @@
-"""Preferences: RewardBench 2 (Malik et al. 2025, arXiv 2506.01937) and pairs as of Medical RewardBench (UltraMedical, Zhang et al. 2024, arXiv 2406.03949).
+"""Preferences: RewardBench 2 (Malik et al. 2025, arXiv 2506.01937), and pairs as of UltraMedical-Preference, whose test split is Medical RewardBench (Zhang et
+al. 2024, arXiv 2406.03949).
 
 Each answer is scored by itself, by a judge's rating here or by any function of prompt and answer (`by_function`). RewardBench 2: the chosen one of four must
 have the highest score; where k share the highest, that counts 1/k. The mean over the six subsets is the suite's figure. Ties, a subset of prompts with one or
-several right answers, has a formula of its own (see `_ties`). Pairs: chosen above rejected, equal scores half.
+several right answers, has a formula of its own (see `_ties`). Pairs: chosen above rejected, equal scores half; the published average is the mean over labels.
 """
 
 import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -54,6 +56,17 @@ class Best(Foreign):
     chosen: Annotated[tuple[str, ...], Field(min_length=1)]
     rejected: Annotated[tuple[str, ...], Field(min_length=1)]
     subset: Text
+    num_correct: int | None = None
+    num_incorrect: int | None = None
+    total_completions: int | None = None
+
+    @model_validator(mode="after")
+    def _has_as_many_as_it_says(self) -> Self:
+        counted = {"num_correct": len(self.chosen), "num_incorrect": len(self.rejected), "total_completions": len(self.chosen) + len(self.rejected)}
+        for name, count in counted.items():
+            if (told := getattr(self, name)) not in (None, count):
+                raise ValueError(f"{name} is {told}, and chosen and rejected hold {count}; fetch the file again")
+        return self
 
     @model_validator(mode="after")
     def _is_of_its_subset(self) -> Self:
@@ -85,6 +98,14 @@ class PairRow(Foreign):
     subset: str | None = None
     label_type: str | None = None
 
+    @model_validator(mode="after")
+    def _ends_with_an_answer(self) -> Self:
+        for name in ("chosen", "rejected"):
+            given = getattr(self, name)
+            if not isinstance(given, str) and given[-1].role != "assistant":
+                raise ValueError(f"{name} ends with a message of {given[-1].role!r}, and an answer is one of 'assistant'; correct it")
+        return self
+
 
 def read_best(path: Path) -> list[Item]:
     found = list(records(path, Best, "RewardBench 2"))
@@ -92,8 +113,9 @@ def read_best(path: Path) -> list[Item]:
     return [Item(row.id, row.prompt, row.chosen + row.rejected, len(row.chosen), row.subset) for _, row in found]
 
 
-def read_pairs(path: Path) -> list[Item]:
-    rows = [row for _, row in records(path, PairRow, "Medical RewardBench")]
+def read_pairs(path: Path, suite: str = "pairs") -> list[Item]:
+    """Ids begin with the row's number: a prompt has several pairs in the published file, and some rows are there twice."""
+    rows = [row for _, row in records(path, PairRow, suite)]
     return [
         Item(f"{n}:{row.id or row.prompt_id or ''}", _text(row.prompt), (_answer(row.chosen), _answer(row.rejected)), 1, row.subset or row.label_type or "all")
         for n, row in enumerate(rows, start=1)
@@ -206,8 +228,11 @@ def _over(part: float, whole: float) -> float:
 
 
 def pair_figures(marks: Sequence[Marked]) -> Figures:
+    subsets = sorted({mark.groups[0] for mark in marks})
+    average = bootstrap_of(_table(marks, subsets), lambda sums: _overall(sums, len(subsets), False))
     return (
-        {"accuracy, equal scores half": mean(marks, lambda one: one.score)}
+        {"mean of subsets": figure(average, len(marks))}
+        | {"accuracy, equal scores half": mean(marks, lambda one: one.score)}
         | named("accuracy, ", by_group(marks, lambda some: mean(some, lambda one: one.score)))
         | {"equal scores": mean(marks, part("equal")), "abstained": abstained(marks)}
     )
@@ -226,8 +251,20 @@ REWARDBENCH_2 = Suite(Source(
     url="https://huggingface.co/datasets/allenai/reward-bench-2", paper="arXiv 2506.01937", version="test split, as .parquet or .jsonl",
     scoring="official formulas, Ties included; the ratings are asked for in our own words, which the official scripts do in others",
 ), read_best, mark, best_figures, judge=judge, also=write_results)  # fmt: skip
-MEDICAL_REWARDBENCH = Suite(Source(
-    name="Medical RewardBench", about="pairs of medical answers of UltraMedical-Preference, by label_type or subset", licence="MIT",
-    url="https://huggingface.co/datasets/TsinghuaC3I/UltraMedical-Preference", paper="arXiv 2406.03949", version="as published; chosen and rejected pairs",
-    scoring="accuracy, equal scores half; the ratings are asked for in our own words",
-), read_pairs, mark, pair_figures, judge=judge, also=write_results)  # fmt: skip
+
+
+def _pairs(name: str, about: str, version: str) -> Suite[Item]:
+    source = Source(
+        name=name, about=about, licence="MIT", url="https://huggingface.co/datasets/TsinghuaC3I/UltraMedical-Preference", paper="arXiv 2406.03949",
+        version=version, scoring="the mean over labels as published, and accuracy; equal scores half; the ratings are asked for in our own words",
+    )  # fmt: skip
+    return Suite(source, partial(read_pairs, suite=name), mark, pair_figures, judge=judge, also=write_results)
+
+
+MEDICAL_REWARDBENCH = _pairs(
+    "Medical RewardBench", "777 pairs of medical answers that physicians looked over: easy, hard, length, human", "data/test.json of commit 761eb79"
+)
+ULTRAMEDICAL = _pairs(
+    "UltraMedical-Preference", "pairs of medical answers by GPT-4's ranking: 2,232 to develop with, about 110,000 to train on",
+    "data/dev.json of commit 761eb79, or any file of its form",
+)  # fmt: skip

@@ -8,8 +8,8 @@ from pydantic import Field, model_validator
 from promedical_jax.config import Endpoint, Positive, Settings
 
 Name = Literal[
-    "healthbench", "kqa", "medec", "medqa", "medmcqa", "pubmedqa", "medsafetybench", "chidrug", "rewardbench2", "medical-rewardbench",
-    "promedical-pointwise", "promedical-pairwise",
+    "healthbench", "healthbench-hard", "healthbench-consensus", "healthbench-meta", "kqa", "medec", "medfact", "medqa", "medmcqa", "pubmedqa", "medsafetybench",
+    "chidrug", "rewardbench2", "medical-rewardbench", "ultramedical-preference", "promedical-pointwise", "promedical-pairwise",
 ]  # fmt: skip
 
 

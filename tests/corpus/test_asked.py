@@ -52,9 +52,9 @@ def test_who_writes_rubrics_sees_the_reference_and_approved_examples() -> None:
     assert set(with_reference(QUESTIONS[0].model_copy(update={"reference": None}))) == {"question"}
 
 
-def test_a_rubric_that_is_nearly_one_is_scaled_and_another_is_sent_back(server: Server) -> None:
-    heavy = [GOOD[0] | {"weight": 1.0}, *GOOD[1:]]
-    (lines,) = replying(server, {"criteria": heavy}, {"criteria": GOOD})([asked(QUESTIONS[0], prompt("rubric"), Lines, with_reference)])
+def test_weights_are_scaled_and_what_is_no_rubric_is_sent_back(server: Server) -> None:
+    none = [GOOD[0] | {"weight": None}, *GOOD[1:]]
+    (lines,) = replying(server, {"criteria": none}, {"criteria": GOOD})([asked(QUESTIONS[0], prompt("rubric"), Lines, with_reference)])
     assert isinstance(lines, Lines)
     rubric = lines.rubric()
     veto = rubric.criteria[2]
@@ -66,7 +66,6 @@ def test_a_rubric_that_is_nearly_one_is_scaled_and_another_is_sent_back(server: 
     ("criteria", "words"),
     [
         ([GOOD[2]], "no proficiency criterion"),
-        ([GOOD[0]], "sum to 0.6; they must sum to 1"),
         ([GOOD[0], GOOD[1] | {"weight": None}], "each proficiency criterion needs a weight"),
         ([*GOOD, GOOD[2] | {"weight": 0.1, "text": "Other."}], "each proficiency criterion needs a weight"),
         ([*GOOD, GOOD[2] | {"text": " advises ASPIRIN."}], "two criteria are the same"),
@@ -91,3 +90,14 @@ def test_a_prompt_of_ones_own(tmp_path: Path) -> None:
         prompt("difficulty", tmp_path / "empty.txt")
     with pytest.raises(InputError, match=r"absent.txt cannot be read"):
         prompt("difficulty", tmp_path / "absent.txt")
+
+
+def test_the_form_of_a_rubric_lets_an_endpoint_keep_the_reply_to_it() -> None:
+    """Weights where they belong, no field more, no blank text: each rule that needs no arithmetic stands in the schema."""
+    schema = Lines.model_json_schema()
+    weighted, unweighted = schema["$defs"]["Line"]["anyOf"]
+    assert weighted["properties"]["tier"]["enum"] == ["proficiency"] and weighted["properties"]["weight"]["type"] == "number"
+    assert unweighted["properties"]["tier"]["enum"] == ["excellence", "safety"] and unweighted["properties"]["weight"] == {"type": "null"}
+    for each in (weighted, unweighted):
+        assert each["additionalProperties"] is False and set(each["required"]) == set(GOOD[0])
+        assert each["properties"]["text"]["pattern"] == r"\S"

@@ -117,6 +117,54 @@ def test_an_answer_has_the_same_bits_alone_and_among_thirty_others(engine: Engin
     assert all(len(other.wait()[0]) == other.question.limit for other in others)
 
 
+class Only:
+    """A guide that lets certain tokens pass, and can say nothing after a number of them."""
+
+    def __init__(self, passing: Sequence[int], most: int = 1000):
+        self.bits = np.zeros(slots.words(CONFIG.vocabulary), np.int32)
+        for token in passing:
+            self.bits[token // 32] |= np.uint32(1 << token % 32).astype(np.int32)
+        self.most, self.heard = most, list[int]()
+
+    def allow(self, bits: np.ndarray) -> bool:
+        bits[:] = self.bits
+        return len(self.heard) < self.most
+
+    def hear(self, token: int) -> None:
+        self.heard.append(token)
+
+
+def test_a_guided_answer_keeps_to_what_is_allowed_and_changes_no_other(engine: Engine) -> None:
+    drawing = Drawing(9, 1.1, report=True)
+    alone = ask(engine, prompt(0), 30, drawing)
+    alone.wait()
+    passing = [3, 31, 32, 63, CONFIG.vocabulary - 1]
+    guided = Heard(prompt(1), 21, Drawing(1, 2.0), choices=2)
+    guided.question.guides = [Only(passing), Only([5])]
+    greedy = Heard(prompt(1), 9)
+    greedy.question.guides = [Only([7])]
+    lost = Heard(prompt(2), 30)
+    lost.question.guides = [Only(passing, most=11)]
+    for one in (guided, greedy, lost):
+        engine.ask(one.question)
+    among = ask(engine, prompt(0), 30, drawing)
+    first, second = guided.wait()
+    assert set(first) <= set(passing) and len(set(first)) > 2 and len(first) == 21 and second == [5] * 21
+    assert guided.question.guides[0].heard[:21] == first and greedy.wait() == [[7] * 9]  # type: ignore[attr-defined]
+    lost.wait()
+    assert lost.ends == {0: "error"} and engine.faults == 0
+    among.wait()
+    assert among.tokens == alone.tokens  # log-probabilities with them
+
+
+def test_a_guide_may_end_an_answer() -> None:
+    with running(stop=5) as engine:
+        heard = Heard(prompt(1), 30)
+        heard.question.guides = [Only([5])]
+        engine.ask(heard.question)
+        assert heard.wait() == [[]] and heard.ends == {0: "stop"} and heard.question.guides[0].heard == [5]  # type: ignore[attr-defined]
+
+
 def test_seeds_and_choices_are_drawn_apart(engine: Engine) -> None:
     one, again, other, high = (ask(engine, prompt(1), 20, Drawing(seed), choices=3) for seed in (7, 7, 8, 7 + 2**40))
     assert one.wait() == again.wait()
@@ -230,6 +278,7 @@ def test_memory_is_what_it_was_after_any_number_of_answers(engine: Engine) -> No
         for one in [ask(engine, prompt(n), 1 + n % 7, Drawing(n, report=n % 2 == 0), choices=1 + n % 3) for n in range(25)]:
             one.wait()
         until(lambda: engine.running == 0)
+        engine.work(lambda: None).result()  # what the last block said is let go only then
         gc.collect()  # what errors of earlier tests hold
         live = jax.live_arrays()
         return len(live), sum(x.nbytes for x in live)

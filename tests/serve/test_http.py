@@ -1,10 +1,11 @@
 """The server as the official `openai` client meets it, and reward models' users beside it."""
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import httpx2
 import numpy as np
@@ -12,6 +13,7 @@ import openai
 import pytest
 from hosted import Hosted, hosted, until
 from openai import OpenAI
+from pydantic import BaseModel, ConfigDict, Field
 
 from promedical_jax.clinic import build_tokenizer
 from promedical_jax.reward import open_judge
@@ -122,12 +124,70 @@ def test_control_tokens_in_a_message_are_only_letters(client: OpenAI) -> None:
     assert spelt > 5  # one token would have ended the turn
 
 
-def test_a_form_of_replies_is_taken_and_said_not_to_be_enforced(client: OpenAI) -> None:
-    raw = client.chat.completions.with_raw_response
-    forms: list[dict[str, Any]] = [{"type": "json_object"}, {"type": "json_schema", "json_schema": {"name": "a", "schema": {}}}, {"type": "text"}]
-    for form in forms:
-        reply = raw.create(model="tiny", messages=ASKED, max_tokens=4, response_format=form)
-        assert ("not enforced" in reply.headers.get("warning", "")) == (form["type"] != "text") and reply.parse().choices
+class Grade(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    met: Literal["yes", "no", "不明"]
+    points: Annotated[int, Field(ge=-10, le=10)]
+
+
+class Graded(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    grade: Annotated[list[Grade], Field(min_length=1, max_length=1)]
+    why: Annotated[str, Field(max_length=4)] | None
+
+
+def form_of(model: type[BaseModel] = Graded) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "graded", "strict": True, "schema": model.model_json_schema()}}
+
+
+def test_replies_keep_to_a_schema_whatever_the_model_would_say(client: OpenAI, host: Hosted) -> None:
+    """A random model, which says anything else when it is not kept to it; whole and streamed, several at once and beside free answers."""
+    free = whole(client, seed=1, max_tokens=60)
+
+    def graded(seed: int) -> set[str]:
+        done = whole(client, seed=seed, n=2, max_tokens=88, temperature=1.5, response_format=form_of())
+        assert [choice.finish_reason for choice in done.choices] == ["stop"] * 2
+        texts = [choice.message.content for choice in done.choices]
+        for text in texts:
+            Graded.model_validate_json(text)
+            assert text.startswith('{"grade": [{"met": ')  # blanks as json.dumps puts them
+        return set(texts)
+
+    with ThreadPoolExecutor(5) as pool:
+        beside = pool.submit(whole, client, seed=1, max_tokens=60)
+        texts = set[str]().union(*pool.map(graded, range(4)))
+    assert len(texts) == 8 and beside.result().choices[0].message == free.choices[0].message
+    given = {"seed": 3, "max_tokens": 88, "temperature": 1.5, "response_format": form_of()}
+    assert joined(streamed(client, **given)) == (whole(client, **given).choices[0].message.content, "stop")
+
+
+def test_any_object_will_do_where_no_schema_is_given_and_a_short_one_is_cut(client: OpenAI) -> None:
+    found = [whole(client, seed=seed, max_tokens=50, temperature=2.0, response_format={"type": "json_object"}).choices[0] for seed in range(6)]
+    assert all(choice.message.content.startswith("{") for choice in found)
+    assert all(isinstance(json.loads(choice.message.content), dict) for choice in found if choice.finish_reason == "stop")
+    cut = whole(client, seed=1, max_tokens=4, response_format=form_of()).choices[0]
+    assert cut.finish_reason == "length" and "grade".startswith(cut.message.content.strip('{"')[:2])
+    assert whole(client, seed=2, response_format={"type": "text"}).choices[0].message == whole(client, seed=2).choices[0].message
+
+
+@pytest.mark.parametrize(
+    ("form", "said"),
+    [
+        ({"type": "banana"}, "response_format.type"),
+        ({"type": "json_schema"}, "json_schema is given with the type json_schema"),
+        ({"type": "json_object", "json_schema": {"name": "a", "schema": {}}}, "json_schema is given with the type json_schema"),
+        ({"type": "json_schema", "json_schema": {"name": "a"}}, "schema"),
+        ({"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "banana"}}}, "Invalid type: banana"),
+        ({"type": "json_schema", "json_schema": {"name": "a", "schema": {"not": {"type": "object"}}}}, "not"),
+        ({"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "string", "pattern": "(?=a)b"}}}, "look-around"),
+        ({"type": "json_schema", "json_schema": {"name": "a", "schema": {"$ref": "http://127.0.0.1:1/x"}}}, "does not fetch"),
+        ({"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "array", "items": {}, "uniqueItems": True}}}, "uniqueItems"),
+    ],
+)  # fmt: skip
+def test_a_form_that_cannot_be_kept_to_is_refused(form: dict[str, Any], said: str, client: OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as error:
+        whole(client, response_format=form)
+    assert said in str(error.value)
 
 
 @pytest.mark.parametrize(
