@@ -75,7 +75,7 @@ def recipe_command(schema: type[BaseModel], module: str, show: Callable[[Any, An
         elif dry_run:
             from promedical_jax.preview import preview
 
-            preview(chosen)
+            preview(chosen, _resume(resume, allow_change) if resumes else None)
         else:
             with stops():
                 show(chosen, getattr(import_module(module), does)(chosen, **({"resume": _resume(resume, allow_change)} if resumes else {})))

@@ -40,9 +40,8 @@ def finished(config: Stage, stage: str, resume: Resume = AUTO) -> bool:
     """
     done = False
     with together():
-        _check_allowed(config, resume)
         if chief():
-            done = _look(config, stage, resume)
+            done = look(config, stage, resume)
     mine = crc32(f"{dump(config)}{resume}".encode()) >> 1  # `agree` has 31 bits
     same = agree(mine) == mine
     with together():
@@ -53,7 +52,9 @@ def finished(config: Stage, stage: str, resume: Resume = AUTO) -> bool:
     return bool(agree(done))
 
 
-def _look(config: Stage, stage: str, resume: Resume) -> bool:
+def look(config: Stage, stage: str, resume: Resume) -> bool:
+    """The same as this process alone sees it; touches no device."""
+    _check_allowed(config, resume)
     try:
         found = changed(config)
     except InputError as error:
