@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError, MissingArgumentError, RepeatArgumentError, UnknownCommandError, UnknownOptionError, UnusedCliTokensError
 
 from promedical_jax import __version__
-from promedical_jax.errors import InputError
+from promedical_jax.errors import STOPPED, InputError, Stopped
 
 COMMANDS = "promedical_jax.commands"
 
@@ -56,7 +56,8 @@ review.command(f"{COMMANDS}:review_adjudicate", name="adjudicate", help="Send wh
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command line (None: the process's own) and returns its exit code: 0, 2 for what the user can mend, 130 for Ctrl-C."""
+    """Runs a command line (None: the process's own) and returns its exit code: 0, 2 for what the user can mend, 75 for a training that was told to stop
+    by SIGTERM and goes on when it is started again, 130 for Ctrl-C."""
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it advises to install torch, which we do without
     try:
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
@@ -69,6 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; a training run goes on from its last checkpoint when it is started again in the same way", file=sys.stderr)
         return 130
+    except Stopped as end:
+        print(f"stopped: {end}", file=sys.stderr)
+        return STOPPED
     return 0
 
 

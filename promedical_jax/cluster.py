@@ -10,17 +10,22 @@ What decides is the environment alone, and whether `import jax` found TPU chips:
 """
 
 import os
+import signal
 import socket
-from collections.abc import Iterator, Mapping
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from promedical_jax.errors import InputError
+from promedical_jax.errors import STOPPED, InputError
 
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+# After how long a process from which nothing is heard counts as dead, and all others are ended; where they meet it, they know at once.
+HEARTBEAT_SECONDS = 40
 # How long a process that ends waits for the others before all are ended: the time that a run outlives an error in one of its processes.
 # The stages end on a barrier, so that in a sound run nobody waits here for a file that another still writes.
 SHUTDOWN_SECONDS = 60
@@ -38,12 +43,13 @@ def join() -> None:
         address, count, number = given
         if number == 0:
             _check_port(address)
-        jax.distributed.initialize(address, count, number, cluster_detection_method="deactivate", shutdown_timeout_seconds=SHUTDOWN_SECONDS)
+        jax.distributed.initialize(address, count, number, cluster_detection_method="deactivate", shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+                                   heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
         return
     launcher = detected(os.environ)
     if launcher:
         try:
-            jax.distributed.initialize(shutdown_timeout_seconds=SHUTDOWN_SECONDS)
+            jax.distributed.initialize(shutdown_timeout_seconds=SHUTDOWN_SECONDS, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
         except ValueError as error:  # JAX saw less of the cluster than we did
             raise InputError(f"{launcher} says that there are several processes, but JAX cannot find them ({error}); set {', '.join(EXPLICIT)}") from error
 
@@ -98,6 +104,50 @@ def detected(environment: Mapping[str, str]) -> str | None:
         if name in environment:
             return name if "," in environment[name] else None
     return None if "TPU_SKIP_MDS_QUERY" in environment else "TPU_ML_PLATFORM"  # a TPU VM: only its metadata server, which is near, knows the others
+
+
+@contextmanager
+def notice() -> Iterator[Callable[[int], bool]]:
+    """Hears a notice that this run is to stop: SIGTERM, by which schedulers of spot machines give it. Asked before each step, by its number, what it yields
+    says whether to stop there: after the same step in all processes, also where one of them alone was told, and without waiting for the others until then.
+    """
+    if jax.process_count() > 1:
+        yield multihost_utils.reached_preemption_sync_point  # JAX listens since the processes were joined
+        return
+    told: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # who runs this has Python's signals
+        yield lambda step: False
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
+    try:
+        yield lambda step: bool(told)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# What JAX says where another process is gone: by its collectives on CPUs and GPUs, and by its coordination service.
+LOST = ("gloo", "nccl", "connection reset", "connection closed", "socket closed", "coordination service", "coordination_service", "heartbeat")
+
+
+def lost(error: BaseException) -> bool:
+    """Whether this says that another process of the run is gone."""
+    return jax.process_count() > 1 and any(word in str(error).lower() for word in LOST)
+
+
+@contextmanager
+def survivors() -> Iterator[None]:
+    """Ends this process, with a sentence and exit code 75, where another process of the run has died: what they computed together is lost, and JAX would wait
+    a minute for a farewell that nobody says. Where it waits for a dead one without a collective, JAX itself ends it after HEARTBEAT_SECONDS."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, InputError) or not lost(error):
+            raise
+        reason = next((line for line in str(error).splitlines() if line.strip()), "")[:160]
+        print(f"stopped: another process of this run is gone ({reason}); start all of them again, and they go on from the last checkpoint", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(STOPPED)
 
 
 def chief() -> bool:

@@ -1,8 +1,11 @@
 """What the commands do. `cli` imports this file when a command is run or asked for its help; jax, datasets and transformers wait for the work itself."""
 
 import os
+import signal
+import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from inspect import Parameter as Argument
 from inspect import Signature, signature
@@ -28,7 +31,7 @@ from promedical_jax.config import (
     Stage,
 )
 from promedical_jax.corpus.recipe import CorpusConfig
-from promedical_jax.errors import InputError
+from promedical_jax.errors import InputError, Stopped
 from promedical_jax.recipe import Key, dump, keys, read_recipe
 from promedical_jax.review.recipe import ReviewConfig
 from promedical_jax.rubric import Case, Tier, Verdict, write_cases
@@ -38,6 +41,8 @@ from promedical_jax.suites.recipe import BuildConfig, SuiteConfig
 Recipe = Annotated[Path | None, Parameter(help="YAML recipe; the keys below are read from it, and flags have the last word")]
 PrintConfig = Annotated[bool, Parameter(negative=(), show_default=False, help="print the whole recipe as YAML, and do nothing else")]
 DryRun = Annotated[bool, Parameter(negative=(), show_default=False, help="check the recipe and the files it names, say what would be done, and write nothing")]
+ResumeMode = Annotated[Literal["auto", "never"], Parameter(help="a run that is in the folder: auto goes on with it, never refuses")]
+AllowChange = Annotated[list[str] | None, Parameter(negative=(), help="a key that may differ from the recipe of the run there; for more, give it again")]
 Force = Annotated[bool, Parameter(negative=(), show_default=False, help="replace what exists")]
 Dtype = Literal["float32", "bfloat16"]
 Planned = Literal["sft", "rm", "score", "reference", "grpo", "rollout"]
@@ -51,14 +56,18 @@ Seed = Annotated[int, Parameter(validator=Number(gte=0))]
 
 def recipe_command(schema: type[BaseModel], module: str, show: Callable[[Any, Any], None] = lambda config, result: None, positional: str | None = None,
                    does: str = "run") -> Callable[..., None]:  # fmt: skip
-    """A command that reads its recipe and calls `module`.`does`(config), then show(config, result).
+    """A command that reads its recipe and calls `module`.`does`(config), then show(config, result). That of a training stage also takes --resume and
+    --allow-change, which say what to do with a run that is there, and are no keys of its recipe.
 
     Each key of the schema becomes a parameter, so that cyclopts lists, completes and matches it; its value stays text until `read_recipe` checks it
     together with the file. The key `positional` may be given without its flag.
     """
     named = {key.name.replace(".", "__"): key for key in keys(schema)}
+    resumes = issubclass(schema, Stage)
+    stops = _stopping if issubclass(schema, Stage | QuickstartConfig) else nullcontext
 
-    def command(*first: str, config: Recipe = None, print_config: PrintConfig = False, dry_run: DryRun = False, **flags: str | None) -> None:
+    def command(*first: str, config: Recipe = None, print_config: PrintConfig = False, dry_run: DryRun = False, resume: ResumeMode = "auto",
+                allow_change: AllowChange = None, **flags: str | None) -> None:  # fmt: skip
         given = {named[name].name: text for name, text in flags.items() if text is not None} | ({str(positional): first[0]} if first else {})
         chosen = read_recipe(schema, config, given)
         if print_config:
@@ -66,16 +75,44 @@ def recipe_command(schema: type[BaseModel], module: str, show: Callable[[Any, An
         elif dry_run:
             from promedical_jax.preview import preview
 
-            preview(chosen)
+            preview(chosen, _resume(resume, allow_change) if resumes else None)
         else:
-            show(chosen, getattr(import_module(module), does)(chosen))
+            with stops():
+                show(chosen, getattr(import_module(module), does)(chosen, **({"resume": _resume(resume, allow_change)} if resumes else {})))
 
     kinds = {positional: Argument.POSITIONAL_OR_KEYWORD}
     arguments = [Argument(name, kinds.get(name, Argument.KEYWORD_ONLY), default=None, annotation=_flag(key)) for name, key in named.items()]
     switches = [argument for argument in signature(command).parameters.values() if argument.kind is Argument.KEYWORD_ONLY]
+    switches = [argument for argument in switches if resumes or argument.name not in ("resume", "allow_change")]
     ordered = sorted([*switches, *arguments], key=lambda argument: argument.kind)  # stable: a positional one first, the others as they are
     setattr(command, "__signature__", Signature(ordered))  # noqa: B010
     return command
+
+
+@contextmanager
+def _stopping() -> Iterator[None]:
+    """SIGTERM ends a training in good order: at once where nothing is to be finished, such as while it loads; in its steps the loop hears it. And so does the
+    death of another process of the run."""
+    from promedical_jax.cluster import survivors
+
+    def stop(*_: object) -> None:
+        raise Stopped("told to stop outside of its steps; what is written is whole, and the same command goes on with it")
+
+    with survivors():
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, stop)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _resume(mode: Literal["auto", "never"], allow: Sequence[str] | None) -> Any:
+    from promedical_jax.train.resume import Resume
+
+    return Resume(mode, tuple(allow or ()))
 
 
 def _flag(key: Key) -> Any:

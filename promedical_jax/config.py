@@ -90,6 +90,14 @@ class Lora(Settings):
     start: Path | None = Field(None, description="folder of a PEFT adapter to start from, of this rank, alpha and targets")
 
 
+class Keep(Settings):
+    """Which of a run's checkpoints stay; the others are removed as new ones are complete."""
+
+    last: Positive = Field(2, description="the newest ones; 2 or more leave one to fall back to when the newest is damaged")
+    best: Annotated[int, Field(ge=0)] = Field(1, description="the best ones, where a watch says how good they are")
+    every: Positive | None = Field(None, description="also each whose step is a multiple of this; null: none for that")
+
+
 class Stage(Settings):
     """What every training stage needs."""
 
@@ -110,6 +118,7 @@ class Stage(Settings):
     log_every: Positive = 10
     max_skips: Positive = Field(5, description="skipped steps in a row, for a loss, gradient or score that is NaN or infinite, at which the run stops")
     save_every: Positive = Field(100, description="steps between checkpoints; the last step is always saved")
+    keep: Keep = Keep()
 
 
 class SftConfig(Stage):
@@ -260,13 +269,15 @@ class OnPolicy(Stage):
     reward: ScalarReward = ScalarReward()
 
     @model_validator(mode="after")
-    def _somebody_rewards(self) -> Self:
+    def _recipe_hangs_together(self) -> Self:
         if self.reward_model is None and self.judge.url is None and not self.functions:
             raise ValueError("nobody judges the answers; give reward_model, judge.url or functions")
         tiers = {one.tier for one in self.functions} - {None}
         if self.reward_model is None and self.judge.url is None and tiers and Tier.PROFICIENCY not in tiers:
             raise ValueError("functions: none is of tier proficiency, so without reward_model no answer has an S1; give one that tier, or a reward_model")
         names = [one.name for one in self.functions]
+        if self.watch.cases and self.watch.patience and not self.keep.best:
+            raise ValueError("keep.best is 0, and watch.patience may end the run with the best checkpoint; set keep.best to 1, or watch.patience to null")
         if len(set(names)) < len(names):
             raise ValueError(f"functions: {', '.join(names)} are to have names of their own, for their figures are called so; rename one")
         return self

@@ -9,16 +9,16 @@ from pydantic import BaseModel
 from promedical_jax.config import BenchConfig, DpoConfig, OnPolicy, RmConfig, ScoreConfig, Stage
 from promedical_jax.corpus.recipe import CorpusConfig
 from promedical_jax.errors import InputError
-from promedical_jax.recipe import dump
 from promedical_jax.review.recipe import ReviewConfig
 from promedical_jax.serve.recipe import ServeConfig
 from promedical_jax.suites.recipe import BuildConfig, SuiteConfig
 
 
-def preview(config: BaseModel) -> None:
-    """Reads the files that a recipe names, as the run will, and prints what the run would do. Touches no device and writes nothing."""
+def preview(config: BaseModel, resume: Any = None) -> None:
+    """Reads the files that a recipe names, as the run will, and prints what the run would do. Touches no device and writes nothing. `resume`: of a training
+    stage, how it is to take a run that is there."""
     if isinstance(config, Stage):
-        lines = _preview_stage(config)
+        lines = _preview_stage(config, resume)
     elif isinstance(config, BenchConfig | ScoreConfig):
         lines = _preview_bench(config)
     elif isinstance(config, CorpusConfig):
@@ -140,14 +140,16 @@ def _preview_build(config: BuildConfig) -> dict[str, str]:
     }
 
 
-def _preview_stage(config: Stage) -> dict[str, str]:
+def _preview_stage(config: Stage, resume: Any) -> dict[str, str]:
     from promedical_jax.data.encode import measure
     from promedical_jax.data.load import answers_only, encode_file, load_tokenizer, preferences_only
     from promedical_jax.data.long import sentence
     from promedical_jax.model import hf
     from promedical_jax.reward import check_reward_model
     from promedical_jax.reward.folder import read_verdicts
+    from promedical_jax.train.checkpoint import steps
     from promedical_jax.train.functions import find_functions
+    from promedical_jax.train.resume import AUTO, look
     from promedical_jax.train.rewards import check_kind
     from promedical_jax.train.rm_data import split
     from promedical_jax.train.rollouts import check_shares
@@ -199,7 +201,6 @@ def _preview_stage(config: Stage) -> dict[str, str]:
     fits = f"prompt {sizes.prompt}, answer {sizes.answer}, criterion {sizes.criterion} tokens"
     lines["cases"] = f"{config.cases}: {total:,} cases, up to {sizes.answers} answers and {sizes.criteria} criteria each; {fits}"
     lines["steps"] = f"{config.steps:,} of {config.batch} cases, {config.steps * config.batch / len(cases):.2g} x the data"
-    recipe = config.out / "recipe.yaml"
-    if recipe.exists() and recipe.read_text() != dump(config):
-        raise InputError(f"{config.out} holds a run of another recipe (see {recipe}); choose another --out")
-    return lines | {"out": f"{config.out}: {'would go on from its last checkpoint' if recipe.exists() else 'a new run'}"}
+    done, saved = look(config, type(config).__name__.removesuffix("Config").lower(), resume or AUTO), steps(config.out / "checkpoints")
+    begun = f"would go on from its checkpoint of step {saved[-1]:,}" if saved else "a new run"
+    return lines | {"out": f"{config.out}: {'finished, nothing would be done' if done else begun}"}

@@ -24,7 +24,7 @@ from promedical_jax.errors import InputError
 from promedical_jax.model import hf, transformer
 from promedical_jax.model.sharding import make_mesh, shardings
 from promedical_jax.model.transformer import Compute
-from promedical_jax.recipe import dump
+from promedical_jax.recipe import changes, dump
 from promedical_jax.reward import judge_of, load_reward_model
 from promedical_jax.reward.folder import model_hash
 from promedical_jax.selfcheck import check_tree
@@ -94,8 +94,10 @@ def _claim(config: QuickstartConfig) -> bool:
     """Whether this recipe's run is in `out` already."""
     marker, recipe = config.out / "recipe.yaml", dump(config)
     if marker.exists():
-        if marker.read_text() != recipe:
-            raise InputError(f"{config.out} holds a run of another recipe (see {marker}); choose another --out")
+        found = [change for change in changes(marker, config) if change.key != "out"]
+        if found:
+            what = ", ".join(f"{one.key} is {one.old} there and {one.new} here" for one in found)
+            raise InputError(f"{config.out} holds a run of another recipe ({marker}): {what}; choose another --out")
         return True
     if config.out.exists() and not config.out.is_dir():
         raise InputError(f"{config.out} is a file; choose another --out")

@@ -9,11 +9,11 @@ import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, to_jsonable_python
 
 from promedical_jax.errors import InputError
 
@@ -77,6 +77,37 @@ def dump(config: BaseModel) -> str:
     readable = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=10**6)
     # Some characters, such as a next line (U+0085), come back changed unless they are escaped.
     return readable if yaml.safe_load(readable) == values else yaml.safe_dump(values, sort_keys=False, width=10**6)
+
+
+class Change(NamedTuple):
+    """A key whose value is another in one recipe than in another, both as YAML."""
+
+    key: str
+    old: str
+    new: str
+
+
+def changes(file: Path, config: BaseModel) -> list[Change]:
+    """The keys in which a YAML recipe differs from a config, whose schema's defaults it has where it is silent. Raises InputError for what is none."""
+    defaults = _defaults(type(config))
+    values = _plain(defaults)
+    _lay(values, _load(file), type(config), str(file), "")
+    old, new = _flat(type(config), _plain(values)), _flat(type(config), config.model_dump(mode="json"))
+    return [Change(key, dump_value(old.get(key)), dump_value(value)) for key, value in new.items() if old.get(key) != value]
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it: what a YAML file gives back of a config."""
+    return to_jsonable_python(value)
+
+
+def _flat(schema: type[BaseModel], values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of a schema's keys by their paths."""
+    flat: dict[str, Any] = {}
+    for name, field in schema.model_fields.items():
+        group = _group(field.annotation)
+        flat |= _flat(group, values.get(name) or {}, f"{prefix}{name}.") if group else {prefix + name: values.get(name)}
+    return flat
 
 
 def suggestion(name: str, known: Iterable[str], mark: str = "") -> str:

@@ -4,8 +4,7 @@ Every process makes the whole batch, and `to_devices` takes from it the rows tha
 across processes several hold the same), and a run may resume on another number of processes. Padding a case costs tens of microseconds.
 """
 
-import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import grain
@@ -18,12 +17,11 @@ from promedical_jax.data.encode import Encoded, Sizes, to_arrays
 from promedical_jax.errors import InputError
 from promedical_jax.model.sharding import spec
 
-POSITION = "position.json"
 Finish = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class Batches:
-    """Endless batches of `batch` cases, reshuffled each epoch. The state is how many batches were taken: the same in every process, whatever their number.
+    """Endless batches of `batch` cases, reshuffled each epoch. The state is how many cases were taken: the same in every process, whatever their number.
 
     A batch holds the arrays of `to_arrays`, stacked, `index`: which of `encoded` each row is, and what `finish` makes of the whole (see rows.py).
     """
@@ -40,42 +38,22 @@ class Batches:
 
     def __next__(self) -> dict[str, np.ndarray]:
         batch = next(self._ready)
-        self._taken += 1
+        self._taken += self._batch
         return batch
 
     def get_state(self) -> dict[str, int]:
-        return {"batches": self._taken}
+        return {"cases": self._taken}
 
     def set_state(self, state: dict[str, int]) -> None:
         self._ready.close()
-        self._start(state["batches"])
+        self._start(state["cases"])
 
     def _start(self, taken: int) -> None:
         self._taken = taken
-        rows = self._cases[self._taken * self._batch :].map(self._row)
+        rows = self._cases[self._taken :].map(self._row)
         # One reading thread: the cases are in memory, and more would take the cores from XLA.
         batches = rows.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)).batch(self._batch, drop_remainder=True)
         self._ready = iter(batches.map(self._finish))
-
-    # How Orbax saves and loads an object in a checkpoint: each call prepares, and what it returns is awaited in the background.
-
-    async def save(self, directory: Any) -> Awaitable[None]:
-        position = json.dumps(self.get_state())
-
-        async def write() -> None:
-            folder = await directory.await_creation()
-            if jax.process_index() == 0:
-                (folder / POSITION).write_text(position)
-
-        return write()
-
-    async def load(self, directory: Any) -> Awaitable[None]:
-        async def read() -> None:
-            if not (directory / POSITION).exists():
-                raise ValueError(f"its data has no {POSITION}")
-            self.set_state(json.loads((directory / POSITION).read_text()))
-
-        return read()
 
 
 def training_batches(encoded: Sequence[Encoded], sizes: Sizes, batch: int, seed: int, where: str, finish: Finish = dict) -> Batches:

@@ -20,10 +20,11 @@ from promedical_jax.model.transformer import Compute, ModelConfig, Params
 from promedical_jax.rubric import Judge
 from promedical_jax.selfcheck import check_tree
 from promedical_jax.train.grpo_loss import Before, loss, objective
-from promedical_jax.train.guards import Alarms, sound_update
-from promedical_jax.train.loop import finished, run_steps
+from promedical_jax.train.guards import sound_update
+from promedical_jax.train.loop import run_steps
 from promedical_jax.train.optimizer import GradientTransformation, TrainState, make_optimizer, narrowed, start
 from promedical_jax.train.policy import AnswerBatch, frozen_log_probs
+from promedical_jax.train.resume import AUTO, Resume, finished
 from promedical_jax.train.rollouts import Rollouts, find_judges
 from promedical_jax.train.stage import backbone, begin, frozen_start, prepare, save_model
 
@@ -31,7 +32,7 @@ from promedical_jax.train.stage import backbone, begin, frozen_start, prepare, s
 OF_THE_FIRST = ("sampling/sampling_logp_difference/mean", "sampling/sampling_logp_difference/max", "entropy")
 
 
-def run(config: GrpoConfig, truth: Judge | None = None) -> None:
+def run(config: GrpoConfig, truth: Judge | None = None, resume: Resume = AUTO) -> None:
     """Trains, or goes on where it was interrupted; leaves an HF folder at `out`/model, and the ledger of every rollout beside it.
 
     `truth`: a judge that knows, where there is one (the simulated clinic): its view of the training rollouts is logged as true/*, never trained on.
@@ -40,7 +41,7 @@ def run(config: GrpoConfig, truth: Judge | None = None) -> None:
     judges = find_judges(config, setup, truth)
     sizes = measure(setup.cases, config.shapes, str(config.cases))
     batches = training_batches(setup.cases, sizes, config.batch, config.seed, str(config.cases))
-    if finished(config, "grpo"):
+    if finished(config, "grpo", resume):
         return
     optimizer = make_optimizer(config.optimizer, config.steps * config.updates)
     with jax.set_mesh(setup.mesh):
@@ -50,7 +51,7 @@ def run(config: GrpoConfig, truth: Judge | None = None) -> None:
         check_tree("the policy", join(parts.frozen, state.params), model, setup.compute, trains=True, samples=True)
         rollouts = Rollouts(config, setup, model, judges, sizes.prompt, parts.frozen, (state, start_of_policy), truth)
         begin(config, setup)
-        step, alarms = make_step(config, model, setup.compute, optimizer, where), Alarms(config)
+        step = make_step(config, model, setup.compute, optimizer, where)
 
         def advance(state: TrainState, host: dict[str, Any], number: int) -> tuple[TrainState, dict[str, Any]]:
             policy = join(parts.frozen, state.params)
@@ -65,11 +66,10 @@ def run(config: GrpoConfig, truth: Judge | None = None) -> None:
             for _ in range(config.updates - 1):
                 state, metrics = step(state, parts.frozen, answers, before, advantages)
             metrics |= first | rollouts.record(host, number, sampled, judged)
-            return state, metrics | alarms.hear(number + 1, metrics)
+            return state, metrics | rollouts.alarms.hear(number + 1, metrics)
 
-        before_save = lambda state, done: rollouts.before_save(join(parts.frozen, state.params), done)  # noqa: E731
-        state = run_steps(config, "GRPO", state, where, batches, advance, shown=("reward", "s1", "safe", "kl"), begin=rollouts.begin,
-                          before_save=before_save, go_back=rollouts.go_back, tokens=rollouts.tokens)  # fmt: skip
+        state = run_steps(config, "GRPO", state, where, batches, advance, shown=("reward", "s1", "safe", "kl"), tokens=rollouts.tokens,
+                          beside=rollouts, policy=lambda state: join(parts.frozen, state.params))
         rollouts.close()
         save_model(config, model, join(parts.frozen, state.params), step=rollouts.go_back())
 

@@ -3,6 +3,7 @@
 And what watches the numbers that are some: alarms of GRPO, which say when something begins to go wrong, and stop nothing.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -38,13 +39,20 @@ def sound_update(state: TrainState, gradients: Any, optimizer: GradientTransform
 class Guard:
     """Hears of each step of a run, and looks at what it heard when figures are fetched anyway."""
 
-    def __init__(self, config: Stage, params: Any):
+    def __init__(self, config: Stage, params: Any, remembered: dict[str, Any] | None = None):
+        """`remembered`: by a guard that heard of the steps before."""
         self._out, self._most = config.out, config.max_skips
         leaves = jax.tree.leaves_with_path(params)
         self._names = ["the loss is", *(f"the gradient of {jax.tree_util.keystr(path, simple=True, separator='.')} is" for path, _ in leaves)]
-        self._heard: list[tuple[int, Any, Any]] = []  # steps, from 1, whether each was skipped, and why; on the device as yet
-        self._row = 0  # skipped steps in a row
-        self._first = ""
+        before = remembered or {"heard": [], "row": 0, "first": ""}
+        self._heard: list[tuple[int, Any, Any]] = [tuple(one) for one in before["heard"]]  # steps, from 1, whether each was skipped, why; some on devices
+        self._row = before["row"]  # skipped steps in a row
+        self._first = before["first"]
+
+    def remember(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it, as JSON; waits for the steps that it heard of."""
+        heard = [(step, int(skipped), why if isinstance(why, str) else int(why)) for step, skipped, why in jax.device_get(self._heard)]
+        return {"heard": heard, "row": self._row, "first": self._first}
 
     def hear(self, step: int, values: dict[str, Any]) -> dict[str, Any]:
         """Step `step`, from 1, with its metrics; returns these without what is meant for the guard."""
@@ -93,6 +101,14 @@ class Alarms:
         self._limits = {name: limit for name, limit in limits.items() if limit is not None}
         self._on: set[str] = set()
         self._console = Console(stderr=True, quiet=not chief())
+
+    def begin(self, remembered: Sequence[str]) -> None:
+        """Goes on with the alarms that were on, which were said already."""
+        self._on = set(remembered)
+
+    def remember(self) -> list[str]:
+        """What a checkpoint keeps of it, as JSON."""
+        return sorted(self._on)
 
     def hear(self, step: int, values: dict[str, Any]) -> dict[str, float]:
         """The figures of step `step`, from 1, which it waits for; returns how many alarms are on."""

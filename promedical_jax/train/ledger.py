@@ -30,9 +30,13 @@ class Ledger:
         self._console = Console(stderr=True)
         self.tokens = 0.0  # sampled in the last step
 
-    def begin(self, step: int) -> None:
-        """Opens the files to go on from `step`."""
-        self._files = (Lines(self._config.out / "rollouts.jsonl", step), Lines(self._config.out / "ledger.jsonl", step))
+    def begin(self, positions: Sequence[int]) -> None:
+        """Opens the files, to go on from positions that `remember` returned."""
+        self._files = (Lines(self._config.out / "rollouts.jsonl", positions[0]), Lines(self._config.out / "ledger.jsonl", positions[1]))
+
+    def remember(self) -> list[int]:
+        """Puts all rows on the disk; returns the positions behind them, which a checkpoint keeps."""
+        return [file.flush() for file in self._files or ()]
 
     def record(self, step: int, cases: Sequence[Case], sampled: Sampled, judged: Judged) -> dict[str, float]:
         """Writes one step's rollouts and returns the step's metrics; other processes than 0 only take part in fetching them."""
@@ -79,10 +83,6 @@ class Ledger:
             heard = [verdict.value for verdict in judged.heard[b][g]]
             rows = [row | {"judge": verdict} for row, verdict in zip(rows, [*heard, *[None] * (len(rows) - told)], strict=True)]
         return [row | {"satisfied": _number(value)} for row, value in zip(rows, satisfied, strict=True)]
-
-    def flush(self) -> None:
-        for file in self._files or ():
-            file.flush()
 
     def close(self) -> None:
         for file in self._files or ():

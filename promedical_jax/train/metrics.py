@@ -3,8 +3,10 @@
 import json
 import math
 import os
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -12,45 +14,68 @@ from typing import IO, Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from promedical_jax.atomic import replacing
 from promedical_jax.cluster import chief
 
 
 class Lines:
-    """A JSONL file of rows with a `step`, appended to as the run goes. Opening it for step n drops rows from step n on: a killed run's rows past its
-    last checkpoint will be made again. Only process 0 writes."""
+    """A JSONL file of rows, appended to as the run goes on from `position`, the bytes that a checkpoint remembers of it. What stands behind them is cut off: a
+    killed run's rows past its last checkpoint will be made again. Where rows before it are gone, it says so. Only process 0 writes."""
 
-    def __init__(self, path: Path, step: int):
+    def __init__(self, path: Path, position: int = 0):
         if not chief():
             path = Path(os.devnull)
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_file():
-            with replacing(path) as part, path.open() as old, part.open("w") as new:
-                for line in old:
-                    if line.endswith("\n") and json.loads(line)["step"] < step:
-                        new.write(line)
-        self._file: IO[str] = path.open("a")
+        self._path = path
+        self._file: IO[bytes] = path.open("ab")
+        if chief():
+            whole = os.path.getsize(path)
+            os.truncate(path, position if whole >= position else _end_of_rows(path))
+            if whole < position:
+                said = f"{path}: {position - whole:,} bytes of rows are missing that it had when the checkpoint was saved; the run goes on without them"
+                Console(stderr=True).print(said, soft_wrap=True, highlight=False)
 
     def write(self, rows: Iterable[dict[str, Any]]) -> None:
-        for row in rows:
-            self._file.write(json.dumps(row, allow_nan=False) + "\n")
+        with _named(self._path):
+            for row in rows:
+                self._file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
 
-    def flush(self) -> None:
-        self._file.flush()
-        if self._file.name != os.devnull:
+    def flush(self) -> int:
+        """Puts all rows on the disk; returns the position behind them."""
+        if not chief():
+            return 0
+        with _named(self._path):
+            self._file.flush()
             os.fsync(self._file.fileno())
+        return os.fstat(self._file.fileno()).st_size
 
     def close(self) -> None:
-        self._file.close()
+        with _named(self._path):
+            self._file.close()
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Python does not say in which file there was no room."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _end_of_rows(path: Path) -> int:
+    """Where the last whole row ends."""
+    return path.read_bytes().rfind(b"\n") + 1
 
 
 class Metrics:
-    """Metrics of one stage to `folder`/metrics.jsonl and to TensorBoard files beside it."""
+    """Metrics of one stage to `folder`/metrics.jsonl and to TensorBoard files beside it, from `step` on; `position`: of the former's rows before it."""
 
-    def __init__(self, folder: Path, step: int):
+    def __init__(self, folder: Path, step: int, position: int = 0):
         from tensorboardX import SummaryWriter
 
-        self._lines = Lines(folder / "metrics.jsonl", step)
+        self._lines = Lines(folder / "metrics.jsonl", position)
+        self._before, self._folder = threading.excepthook, folder
+        threading.excepthook = self._hear
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step, write_to_disk=chief())
 
     def write(self, step: int, values: dict[str, float]) -> None:
@@ -60,9 +85,43 @@ class Metrics:
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 
+    def flush(self) -> int:
+        """Puts all rows on the disk; returns the position behind those of metrics.jsonl."""
+        return self._lines.flush()
+
     def close(self) -> None:
-        self._lines.close()
-        self._board.close()
+        try:
+            self._lines.close()
+        finally:
+            self._close_board()
+            threading.excepthook = self._before
+
+    def _close_board(self) -> None:
+        try:
+            self._board.close()
+        except OSError:
+            if self._board.file_writer:  # it left its thread and would try again at the exit, both with tracebacks
+                writer = self._board.file_writer.event_writer
+                writer._closed = True
+                writer._worker.stop()
+
+    def _hear(self, fault: threading.ExceptHookArgs) -> None:
+        """Where tensorboardX's own thread finds no room, a sentence in the place of its traceback."""
+        if not isinstance(fault.exc_value, OSError) or type(fault.thread).__module__.partition(".")[0] != "tensorboardX":
+            self._before(fault)
+            return
+        said = f"{self._folder / 'tensorboard'}: {fault.exc_value.strerror}; nothing more is written there"
+        Console(stderr=True).print(said, soft_wrap=True, highlight=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            self.close()
+        except OSError:
+            if kind is None:
+                raise
 
 
 class Meter:

@@ -20,10 +20,11 @@ from promedical_jax.model.lora import join
 from promedical_jax.model.transformer import FLOAT32, Compute, ModelConfig, Params
 from promedical_jax.rubric import Judge
 from promedical_jax.selfcheck import check_tree
-from promedical_jax.train.guards import Alarms, sound_update
-from promedical_jax.train.loop import finished, run_steps
+from promedical_jax.train.guards import sound_update
+from promedical_jax.train.loop import run_steps
 from promedical_jax.train.optimizer import GradientTransformation, TrainState, make_optimizer, narrowed, start
 from promedical_jax.train.policy import AnswerBatch, answer_log_probs_and_values, frozen_log_probs, masked_mean
+from promedical_jax.train.resume import AUTO, Resume, finished
 from promedical_jax.train.rollouts import Rollouts, find_judges
 from promedical_jax.train.stage import backbone, begin, frozen_start, prepare, save_model
 
@@ -122,13 +123,13 @@ def make_steps(config: PpoConfig, model: ModelConfig, compute: Compute, optimize
     return look, step
 
 
-def run(config: PpoConfig, truth: Judge | None = None) -> None:
+def run(config: PpoConfig, truth: Judge | None = None, resume: Resume = AUTO) -> None:
     """As grpo.run. The value head lives in the checkpoints; the model folder has the policy alone."""
     setup = prepare(config)
     judges = find_judges(config, setup, truth)
     sizes = measure(setup.cases, config.shapes, str(config.cases))
     batches = training_batches(setup.cases, sizes, config.batch, config.seed, str(config.cases))
-    if finished(config, "ppo"):
+    if finished(config, "ppo", resume):
         return
     optimizer = make_optimizer(config.optimizer, config.steps * config.updates)
     with jax.set_mesh(setup.mesh):
@@ -141,7 +142,7 @@ def run(config: PpoConfig, truth: Judge | None = None) -> None:
         check_tree("the policy", join(parts.frozen, state.params["policy"]), model, setup.compute, trains=True, samples=True)
         rollouts = Rollouts(config, setup, model, judges, sizes.prompt, parts.frozen, (state, start_of_policy), truth)
         begin(config, setup)
-        (look, step), alarms = make_steps(config, model, setup.compute, optimizer, where), Alarms(config)
+        look, step = make_steps(config, model, setup.compute, optimizer, where)
 
         def advance(state: TrainState, host: dict[str, Any], number: int) -> tuple[TrainState, dict[str, Any]]:
             answers, sampled, judged = rollouts(join(parts.frozen, state.params["policy"]), host, number)
@@ -155,10 +156,9 @@ def run(config: PpoConfig, truth: Judge | None = None) -> None:
             for _ in range(config.updates - 1):
                 state, metrics = step(state, parts.frozen, answers, taken)
             metrics |= first | rollouts.record(host, number, sampled, judged)
-            return state, metrics | alarms.hear(number + 1, metrics)
+            return state, metrics | rollouts.alarms.hear(number + 1, metrics)
 
-        before_save = lambda state, done: rollouts.before_save(join(parts.frozen, state.params["policy"]), done)  # noqa: E731
-        state = run_steps(config, "PPO", state, where, batches, advance, shown=("reward", "s1", "safe", "kl"), begin=rollouts.begin,
-                          before_save=before_save, go_back=rollouts.go_back, tokens=rollouts.tokens)  # fmt: skip
+        state = run_steps(config, "PPO", state, where, batches, advance, shown=("reward", "s1", "safe", "kl"), tokens=rollouts.tokens,
+                          beside=rollouts, policy=lambda state: join(parts.frozen, state.params["policy"]))
         rollouts.close()
         save_model(config, model, join(parts.frozen, state.params["policy"]), step=rollouts.go_back())

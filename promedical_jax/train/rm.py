@@ -28,8 +28,9 @@ from promedical_jax.rubric import write_cases
 from promedical_jax.rubric.labels import Labels
 from promedical_jax.selfcheck import check_tree
 from promedical_jax.train.guards import sound_update
-from promedical_jax.train.loop import finished, run_steps
+from promedical_jax.train.loop import run_steps
 from promedical_jax.train.optimizer import GradientTransformation, TrainState, make_optimizer, narrowed, start
+from promedical_jax.train.resume import AUTO, Resume, finished
 from promedical_jax.train.rm_data import Data, split
 from promedical_jax.train.stage import backbone, begin, prepare, save_model
 
@@ -103,7 +104,7 @@ def make_step(config: RmConfig, model: ModelConfig, compute: Compute, optimizer:
     return step
 
 
-def run(config: RmConfig) -> Path | None:
+def run(config: RmConfig, resume: Resume = AUTO) -> Path | None:
     """Trains and calibrates, or goes on where it was interrupted; leaves a reward model folder at `out`/model.
 
     Returns the file of cases that were held out: the recipe's, or `out`/held_out.jsonl with the share it asks for; None where it asks for neither.
@@ -115,7 +116,7 @@ def run(config: RmConfig) -> Path | None:
     pack = packer(data.train, lengths, config.row, parts_of(setup.mesh, "batch"), str(config.cases))
     batches = training_batches(data.train, sizes, config.batch, config.seed, str(config.cases), pack)
     file = config.out / "held_out.jsonl" if data.kept else config.held_out
-    if finished(config, "rm"):
+    if finished(config, "rm", resume):
         return file
 
     optimizer = make_optimizer(config.optimizer, config.steps)

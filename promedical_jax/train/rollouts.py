@@ -25,6 +25,7 @@ from promedical_jax.rollout.memory import memory_of_a_device, waves
 from promedical_jax.rubric import Case, Judge
 from promedical_jax.selfcheck import check_tree
 from promedical_jax.train.functions import Functions, find_functions
+from promedical_jax.train.guards import Alarms
 from promedical_jax.train.ledger import Ledger
 from promedical_jax.train.policy import AnswerBatch
 from promedical_jax.train.rewards import Judged, ask, call, check_kind, judge
@@ -95,6 +96,7 @@ class Rollouts:
         if self._watch:
             self._watch.waves = rollout_waves(config, model, setup.mesh, self._watch.prompt, config.watch.answers, held)
         self._ledger = Ledger(config, self._reward_model, truth)
+        self.alarms = Alarms(config)
 
     def __call__(self, policy: Params, host: dict[str, Any], number: int) -> tuple[AnswerBatch, Sampled, Judged]:
         """The answers of the batch `host` of step `number`, from 0: on the devices, as they were sampled, and judged. A function of (seed, step, case)."""
@@ -124,14 +126,24 @@ class Rollouts:
         """Of the last step, for its speed: the instructions', once for sampling and once for the update, and the answers'."""
         return float(host["prompt_length"].sum() * 2) + self._ledger.tokens
 
-    def begin(self, step: int) -> None:
-        """Opens what is written along the way, to go on from `step`."""
-        for one in self._books():
-            one.begin(step)
+    def begin(self, remembered: dict[str, Any] | None) -> None:
+        """Opens what is written along the way, to go on with what `remember` returned; None: from the start."""
+        before = remembered or {"ledger": [0, 0], "watch": None, "alarms": [], "judge": {}}
+        self._ledger.begin(before["ledger"])
+        self.alarms.begin(before["alarms"])
+        if self._watch:
+            self._watch.begin(before["watch"])
+        if self._judges.endpoint:
+            self._judges.endpoint.counts.update(before["judge"])
 
-    def before_save(self, policy: Params, done: int) -> float | None:
-        """Flushes what is written along the way before the checkpoint of step `done`, and looks at the held-out cases where there are some."""
-        self._ledger.flush()
+    def remember(self) -> dict[str, Any]:
+        """What a checkpoint keeps of all this, as JSON; what is written along the way is on the disk then."""
+        endpoint = self._judges.endpoint
+        return {"ledger": self._ledger.remember(), "watch": self._watch.remember() if self._watch else None, "alarms": self.alarms.remember(),
+                "judge": dict(endpoint.counts) if endpoint else {}}  # fmt: skip
+
+    def look(self, policy: Params, done: int) -> float | None:
+        """At the held-out cases after step `done`, where there are some: how good the policy is there."""
         return self._watch.look(policy, done) if self._watch else None
 
     def go_back(self) -> int | None:
@@ -139,11 +151,9 @@ class Rollouts:
         return self._watch.outwitted() if self._watch else None
 
     def close(self) -> None:
-        for one in self._books():
-            one.close()
-
-    def _books(self) -> list[Ledger | Watch]:
-        return [self._ledger, *([self._watch] if self._watch else [])]
+        self._ledger.close()
+        if self._watch:
+            self._watch.close()
 
 
 def rollout_waves(config: OnPolicy, model: ModelConfig, mesh: jax.sharding.Mesh, prompt: int, answers: int, held: Any) -> int:

@@ -17,9 +17,10 @@ from promedical_jax.model.sharding import parts as parts_of
 from promedical_jax.model.transformer import FLOAT32, Compute, ModelConfig, Params
 from promedical_jax.selfcheck import check_tree
 from promedical_jax.train.guards import sound_update
-from promedical_jax.train.loop import finished, run_steps
+from promedical_jax.train.loop import run_steps
 from promedical_jax.train.optimizer import GradientTransformation, TrainState, make_optimizer, narrowed, start
 from promedical_jax.train.policy import AnswerBatch, answer_log_probs, masked_mean
+from promedical_jax.train.resume import AUTO, Resume, finished
 from promedical_jax.train.stage import backbone, begin, prepare, save_model
 
 
@@ -43,14 +44,14 @@ def make_step(model: ModelConfig, compute: Compute, optimizer: GradientTransform
     return step
 
 
-def run(config: SftConfig) -> None:
+def run(config: SftConfig, resume: Resume = AUTO) -> None:
     """Trains as the recipe says, or goes on where it was interrupted; leaves an HF folder at `out`/model."""
     setup = prepare(config)
     cases = answers_only(setup.cases, config.cases)
     sizes = measure(cases, config.shapes, str(config.cases))
     pack = packer(cases, answer_lengths, config.row, parts_of(setup.mesh, "batch"), str(config.cases))
     batches = training_batches(cases, sizes, config.batch, config.seed, str(config.cases), pack)
-    if finished(config, "sft"):
+    if finished(config, "sft", resume):
         return
     optimizer = make_optimizer(config.optimizer, config.steps)
     with jax.set_mesh(setup.mesh):

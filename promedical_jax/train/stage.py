@@ -19,7 +19,7 @@ from promedical_jax.model.sharding import check_divisible, make_mesh, shardings
 from promedical_jax.model.transformer import Compute, ModelConfig, Params
 from promedical_jax.rubric.labels import EQUAL, RaterWeights
 from promedical_jax.train.card import model_card
-from promedical_jax.train.loop import claim
+from promedical_jax.train.resume import claim
 from promedical_jax.train.source import Source, check, find, load
 
 

@@ -13,8 +13,7 @@ import numpy as np
 from rich.console import Console
 
 from promedical_jax.answering import Answered, answer_cases
-from promedical_jax.atomic import whole_rows
-from promedical_jax.cluster import agree, chief, together
+from promedical_jax.cluster import agree, chief
 from promedical_jax.config import OnPolicy
 from promedical_jax.data.encode import Encoded, measure
 from promedical_jax.data.load import encode_file, load_tokenizer
@@ -72,7 +71,7 @@ def end_early_with(rows: Sequence[dict[str, Any]], patience: int | None) -> int 
 
 
 class Watch:
-    """The looks of a run, kept in `out`/watch.jsonl, from which it goes on, and the answers in `out`/watched.jsonl. `value` of a look is the mean published
+    """The looks of a run, written to `out`/watch.jsonl, and the answers to `out`/watched.jsonl. `value` of a look is the mean published
     reward by the judge."""
 
     def __init__(self, config: OnPolicy, setup: Setup, model: ModelConfig, cases: list[Encoded], truth: Judge | None):
@@ -98,13 +97,17 @@ class Watch:
         """The arrays of the judge."""
         return self._reward_judge.model.params if self._reward_judge else ()
 
-    def begin(self, step: int) -> None:
-        """Goes on from `step`, with the looks before it."""
-        path = self._config.out / "watch.jsonl"
-        with together():
-            self._rows = [row for row in whole_rows(path) if row["step"] < step]
+    def begin(self, remembered: dict[str, Any] | None) -> None:
+        """Goes on with what `remember` returned: the looks before, the rewards since the last one and where the files end; None: from the start."""
+        before = remembered or {"rows": [], "rewards": [], "positions": [0, 0]}
+        self._rows, self._rewards = list(before["rows"]), list(before["rewards"])
         self._end = self._decide()
-        self._file, self._answers = Lines(path, step), Lines(self._config.out / "watched.jsonl", step)
+        self._file, self._answers = (Lines(self._config.out / name, at) for name, at in zip(("watch.jsonl", "watched.jsonl"), before["positions"], strict=True))
+
+    def remember(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it, as JSON; all rows are on the disk then."""
+        assert self._file and self._answers
+        return {"rows": self._rows, "rewards": self._rewards, "positions": [self._file.flush(), self._answers.flush()]}
 
     def hear(self, values: dict[str, Any]) -> None:
         """The figures of a training step; process 0 alone knows the reward, and alone decides."""
@@ -132,8 +135,6 @@ class Watch:
         self._rows.append(row)
         self._file.write([row])
         self._answers.write(_shown(done - 1, one) for one in answered)
-        for file in (self._file, self._answers):
-            file.flush()
         said = "  ".join(f"{name} {'unknown' if row[name] is None else format(row[name], '.3g')}" for name in ("value", "s1", "safe", "judged"))
         self._console.print(f"watch at step {done}: {said}, on {len(answered)} held-out cases", soft_wrap=True, highlight=False)
         self._end = self._decide()

@@ -20,6 +20,7 @@ from promedical_jax.errors import InputError
 from promedical_jax.recipe import dump, keys, read_recipe
 from promedical_jax.review.recipe import ReviewConfig
 from promedical_jax.suites.recipe import BuildConfig, SuiteConfig
+from promedical_jax.train.resume import Resume
 
 STAGES: dict[str, type[Stage]] = {"sft": SftConfig, "rm": RmConfig, "grpo": GrpoConfig}
 SCHEMAS: dict[str, type[Stage]] = STAGES | {"dpo": DpoConfig, "ppo": PpoConfig}
@@ -39,7 +40,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     seen: list[Any] = []
     for name in ("promedical_jax.train.sft", "promedical_jax.train.rm", "promedical_jax.train.grpo", "promedical_jax.quickstart"):
         module = ModuleType(name)
-        setattr(module, "run", seen.append)  # noqa: B010
+        setattr(module, "run", lambda config, **_: seen.append(config))  # noqa: B010
         monkeypatch.setitem(sys.modules, name, module)
     return seen
 
@@ -153,7 +154,7 @@ def test_an_unknown_key_of_a_recipe_is_refused_with_the_nearest(capsys: pytest.C
 
 
 def test_input_errors_of_a_run_end_it_with_a_sentence(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, runs: list[Any]) -> None:
-    def run(config: SftConfig) -> None:
+    def run(config: SftConfig, **_: Any) -> None:
         raise InputError("a.jsonl, line 3: not valid JSON; mend it")
 
     monkeypatch.setattr(sys.modules["promedical_jax.train.sft"], "run", run)
@@ -161,7 +162,7 @@ def test_input_errors_of_a_run_end_it_with_a_sentence(capsys: pytest.CaptureFixt
 
 
 def test_ctrl_c_ends_with_130_and_a_sentence(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, runs: list[Any]) -> None:
-    def run(config: SftConfig) -> None:
+    def run(config: SftConfig, **_: Any) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(sys.modules["promedical_jax.train.sft"], "run", run)
@@ -173,8 +174,24 @@ def test_ctrl_c_ends_with_130_and_a_sentence(capsys: pytest.CaptureFixture[str],
     assert "Traceback" not in (err := capsys.readouterr().err) and "last checkpoint" in err
 
 
+def test_sigterm_ends_a_training_with_75_and_a_sentence(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, runs: list[Any]) -> None:
+    monkeypatch.setattr(sys.modules["promedical_jax.train.sft"], "run", lambda config, **_: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["train", "sft", *NEEDED]) == 75 and signal.getsignal(signal.SIGTERM) is before
+    assert capsys.readouterr().err == "stopped: told to stop outside of its steps; what is written is whole, and the same command goes on with it\n"
+
+
+def test_what_to_do_with_a_run_that_is_there_is_no_key_of_the_recipe(monkeypatch: pytest.MonkeyPatch, runs: list[Any]) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(sys.modules["promedical_jax.train.sft"], "run", lambda config, resume: told.append(resume))
+    assert main(["train", "sft", *NEEDED]) == 0
+    assert main(["train", "sft", *NEEDED, "--resume", "never", "--allow-change", "steps", "--allow-change", "mesh.tp"]) == 0
+    assert told == [Resume(), Resume("never", ("steps", "mesh.tp"))]
+    assert main(["train", "sft", *NEEDED, "--resume", "perhaps"]) == 2 and main(["bench", "m", "--cases", "c", "--resume", "auto"]) == 2
+
+
 def test_our_own_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch, runs: list[Any]) -> None:
-    def run(config: SftConfig) -> None:
+    def run(config: SftConfig, **_: Any) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(sys.modules["promedical_jax.train.sft"], "run", run)

@@ -1,9 +1,5 @@
-import asyncio
 import json
-from functools import cache, partial
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from functools import cache
 
 import jax
 import numpy as np
@@ -75,49 +71,42 @@ def test_a_stream_goes_on_from_its_state() -> None:
 
 @settings(max_examples=20)
 @given(st.integers(0, 12), st.integers(1, 10), st.integers(0, 3))
-def test_a_state_is_a_number_of_batches_and_nothing_else(taken: int, batch: int, seed: int) -> None:
+def test_a_state_is_a_number_of_cases_and_nothing_else(taken: int, batch: int, seed: int) -> None:
     walked, jumped = (training_batches(cases(), sizes(), batch, seed, "cases.jsonl") for _ in range(2))
     for _ in range(taken):
         next(walked)
-    assert walked.get_state() == {"batches": taken}
-    jumped.set_state({"batches": taken})
+    assert walked.get_state() == {"cases": batch * taken}
+    jumped.set_state({"cases": batch * taken})
     assert indices([next(jumped), next(jumped)]) == indices([next(walked), next(walked)])
-    assert jumped.get_state() == {"batches": taken + 2}
+    assert jumped.get_state() == {"cases": batch * (taken + 2)}
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (4, 3)])
-def test_a_run_goes_on_with_another_number_of_processes(before: int, after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_goes_on_with_another_number_of_processes(before: int, after: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each process makes the same batches, however many there are; `to_devices` takes from them what its devices hold."""
     whole = [batch["index"].tolist() for batch in stream(5)]
-
-    async def save(batches: Any) -> None:
-        await (await batches.save(SimpleNamespace(await_creation=partial(asyncio.sleep, 0, tmp_path))))
-
-    async def load(batches: Any) -> None:
-        await (await batches.load(tmp_path))
-
+    states = []
     monkeypatch.setattr(jax, "process_count", lambda: before)
-    for process in reversed(range(before)):
+    for process in range(before):
         monkeypatch.setattr(jax, "process_index", lambda: process)  # noqa: B023
         batches = training_batches(cases(), sizes(), 4, 0, "cases.jsonl")
         assert [next(batches)["index"].tolist() for _ in range(3)] == whole[:3]
-        assert not list(tmp_path.iterdir())
-        asyncio.run(save(batches))
-    assert [path.name for path in tmp_path.iterdir()] == ["position.json"]  # written once, by process 0
+        states.append(batches.get_state())
+    assert states == states[:1] * before
     monkeypatch.setattr(jax, "process_count", lambda: after)
     for process in range(after):
         monkeypatch.setattr(jax, "process_index", lambda: process)  # noqa: B023
         resumed = training_batches(cases(), sizes(), 4, 0, "cases.jsonl")
-        asyncio.run(load(resumed))
+        resumed.set_state(states[0])
         assert [next(resumed)["index"].tolist() for _ in range(2)] == whole[3:]
 
 
-def test_a_checkpoint_without_a_position_is_refused(tmp_path: Path) -> None:
-    async def load() -> None:
-        await (await training_batches(cases(), sizes(), 4, 0, "cases.jsonl").load(tmp_path))
-
-    with pytest.raises(ValueError, match=r"no position\.json"):
-        asyncio.run(load())
+def test_a_run_goes_on_with_another_batch_where_it_was_in_the_data() -> None:
+    batches, other = training_batches(cases(), sizes(), 4, 0, "cases.jsonl"), training_batches(cases(), sizes(), 2, 0, "cases.jsonl")
+    for _ in range(3):
+        next(batches)
+    other.set_state(batches.get_state())
+    assert indices([next(other) for _ in range(4)]) == indices(stream(5))[12:]
 
 
 def test_too_few_cases_are_refused() -> None:

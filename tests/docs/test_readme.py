@@ -122,7 +122,8 @@ class Shop:
 
     def __init__(self, folder: Path):
         self.folder = folder / "repository"
-        shutil.copytree(ROOT / "configs", self.folder / "configs")
+        for name in ("configs", "launch"):
+            shutil.copytree(ROOT / name, self.folder / name)
         [example] = [block.text for block in BLOCKS if block.language == "json"]
         (self.folder / "mine.jsonl").write_text(json.dumps(json.loads(example)) + "\n")
         commands = {
@@ -252,6 +253,20 @@ def test_the_clinic_is_trained_stage_by_stage(clinic: Shop) -> None:
     runs = clinic.folder / "runs" / "clinic"
     assert all((runs / stage / "model" / "model.safetensors").exists() for stage in SCHEMAS)
     assert not (runs / "grpo_scalar").exists()
+
+
+def test_a_changed_recipe_is_refused_and_allowed_as_the_readme_says(clinic: Shop) -> None:
+    [line] = clinic.lines("Interrupt and resume")
+    refused = clinic.run(line.replace(" --allow-change optimizer.final", ""), code=2).stderr
+    assert "optimizer.final is 0.1 there and 0.2 here" in refused and "--allow-change optimizer.final" in refused and "--allow-change steps" not in refused
+    clinic.run(line)
+    assert json.loads((clinic.folder / "runs" / "clinic" / "sft" / "changes.jsonl").read_text()) == {"optimizer.final": ["0.1", "0.2"]}
+
+
+def test_the_local_launcher_would_start_what_the_readme_says(shop: Shop) -> None:
+    [line] = [line for heading, line in COMMANDS if line.startswith("launch/local.sh")]
+    said = shop.run(line.replace("local.sh", "local.sh --dry-run")).stdout
+    assert said.startswith("would start 2 processes") and "promedical train sft --config configs/clinic/sft.yaml --out runs/clinic/sft_2_processes" in said
 
 
 @pytest.mark.parametrize(("stage", "expected"), list(zip(SCHEMAS, stages(QuickstartConfig(out=Path("runs/clinic"))), strict=True)))

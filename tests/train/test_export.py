@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import grain
 import jax
 import numpy as np
 import pytest
@@ -23,7 +22,7 @@ from tiny import CONFIG, policy, reward_params
 
 from promedical_jax.cli import main
 from promedical_jax.clinic import build_tokenizer, make_cases
-from promedical_jax.config import GrpoConfig, Lora, Mesh, RmConfig, SftConfig, Stage
+from promedical_jax.config import GrpoConfig, Keep, Lora, Mesh, RmConfig, SftConfig, Stage
 from promedical_jax.data.load import load_tokenizer
 from promedical_jax.errors import InputError
 from promedical_jax.model import hf, lora, transformer
@@ -70,11 +69,10 @@ def run(model: Path, stage: type[Stage] = SftConfig, saved: dict[int, Any] | Non
     recipe = stage(out=out, cases=Path("cases.jsonl"), model=model, steps=9, **extra, **keys)
     hf.keep_companions(out / "base", model)
     (out / "recipe.yaml").write_text(dump(recipe))
-    data = iter(grain.MapDataset.range(10).to_iter_dataset())
-    with Checkpoints(out / "checkpoints") as checkpoints:
+    with Checkpoints(out / "checkpoints", Keep()) as checkpoints:
         for step, state in (saved or {3: policy(), 6: policy(seed=5)}).items():
             state = state if isinstance(state, TrainState) else TrainState(state, (), {"mu": state}, np.int32(step))
-            checkpoints.save(step, jax.tree.map(jax.numpy.asarray, state), data)
+            checkpoints.save(step, jax.tree.map(jax.numpy.asarray, state), {})
     return out
 
 
@@ -157,7 +155,7 @@ def test_a_run_that_goes_on_is_not_touched(model: Path, tmp_path: Path, capsys: 
 def test_a_checkpoint_that_is_removed_meanwhile_is_given_up_for_a_newer_one(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = run(model) / "checkpoints"
     (folder / "6").rename(tmp_path / "newer")
-    read, reads = checkpoint._read, []
+    read, reads = checkpoint._parameters, []
 
     def removed_once_read(path: Path, *rest):
         reads.append(path.name)
@@ -167,7 +165,7 @@ def test_a_checkpoint_that_is_removed_meanwhile_is_given_up_for_a_newer_one(mode
             shutil.rmtree(folder / "3")
         return found
 
-    monkeypatch.setattr(checkpoint, "_read", removed_once_read)
+    monkeypatch.setattr(checkpoint, "_parameters", removed_once_read)
     params, step = read_parameters(folder)
     assert step == 6 and reads == ["3", "6"]
     same(params, policy(seed=5))
@@ -194,7 +192,7 @@ def test_a_checkpoint_in_removal_never_gives_other_weights(model: Path, tmp_path
 
 def test_one_that_keeps_vanishing_is_an_error(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = run(model) / "checkpoints"
-    monkeypatch.setattr(checkpoint, "_read", lambda path, *_: (path / f"{time.monotonic_ns()}").write_text(""))
+    monkeypatch.setattr(checkpoint, "_parameters", lambda path, *_: (path / f"{time.monotonic_ns()}").write_text(""))
     with pytest.raises(InputError, match="each of 5 checkpoints was removed while it was read"):
         read_parameters(folder)
 

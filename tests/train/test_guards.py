@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from streams import Stream
 from tiny import CONFIG
 
 from promedical_jax.config import Alarms as Wanted
@@ -50,30 +51,18 @@ def test_a_step_with_one_leaves_everything_as_it_was(bad: str | None, value: flo
     assert int(state.step) == int(after.step) == 1 and not np.array_equal(state.params["embed"], PARAMS["embed"])
 
 
-class Stub:
-    """A data stream of nothing."""
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        return {}
-
-    def get_state(self):
-        return {}
-
-
-def run(tmp_path: Path, faults: dict[int, str], steps: int = 8, **keys) -> list[dict]:
+def run(out: Path, faults: dict[int, str], steps: int = 8, stop_at: int | None = None, **keys) -> list[dict]:
     """A run in which some steps, from 0, have a fault: of the loss, of the gradient of a parameter, or one that the stage says itself."""
-    config = SftConfig(out=tmp_path, cases=Path("c"), model=Path("m"), steps=steps, log_every=2, save_every=100, **keys)
+    config = SftConfig(out=out, cases=Path("c"), model=Path("m"), steps=steps, **{"log_every": 2, "save_every": 100} | keys)
     mesh = make_mesh(devices=jax.devices()[:1])
     optimizer = make_optimizer(config.optimizer, steps)
-    with jax.set_mesh(mesh), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("promedical_jax.train.loop.Checkpoints", lambda _: NoCheckpoints())
+    with jax.set_mesh(mesh):
         state, where = start(PARAMS, AXES, optimizer, mesh)
         step = jax.jit(lambda state, given, loss: sound_update(state, given, optimizer, loss))
 
         def advance(state, _, number):
+            if number == stop_at:
+                raise KeyboardInterrupt
             fault = faults.get(number)
             if fault == "score":
                 raise SkipStep("the reward model's score of an answer to case 'c-3' is NaN or infinite")
@@ -81,22 +70,8 @@ def run(tmp_path: Path, faults: dict[int, str], steps: int = 8, **keys) -> list[
             state, about = step(state, gradients(fault, np.nan), loss)
             return state, about | {"loss": loss}
 
-        run_steps(config, "test", state, where, Stub(), advance, tokens=lambda _: 1.0, shown=("loss",))
-    return [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-
-
-class NoCheckpoints:
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        return None
-
-    def restore(self, state, *_):
-        return state, 0
-
-    def save(self, *_):
-        return None
+        run_steps(config, "test", state, where, Stream(), advance, tokens=lambda _: 1.0, shown=("loss",))
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_skipped_steps_are_counted_and_the_run_goes_on(tmp_path: Path) -> None:
@@ -115,6 +90,23 @@ def test_too_many_in_a_row_stop_it_and_name_the_first(faults: dict[int, str], se
         run(tmp_path, faults, max_skips=3)
     assert sentence in str(stopped.value) and str(tmp_path) in str(stopped.value) and "max_skips" in str(stopped.value)
     run(tmp_path / "patient", faults, max_skips=4)
+
+
+@pytest.mark.parametrize("stop_at", [3, 4, 5])
+def test_a_run_that_was_killed_counts_skipped_steps_as_if_it_had_not_been(stop_at: int, tmp_path: Path) -> None:
+    """Saved at each step, looked at every second one: a checkpoint may lie between a skipped step and the row that counts it, or in the middle of a series."""
+    faults, keys = {2: "score", 3: "loss", 4: "embed", 6: "loss"}, {"save_every": 1, "max_skips": 4}
+    straight = run(tmp_path / "straight", faults, **keys)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed", faults, stop_at=stop_at, **keys)
+    assert run(tmp_path / "killed", faults, **keys) == straight and [row["skipped"] for row in straight] == [0, 2, 1, 1]
+    said = []
+    for name, stops in (("stopped", (None,)), ("both", (stop_at, None))):
+        for stop in stops:
+            with pytest.raises((KeyboardInterrupt, InputError)) as end:
+                run(tmp_path / name, faults, stop_at=stop, save_every=1, max_skips=3)
+        said.append(str(end.value).partition(": ")[2])
+    assert said[0] == said[1] and "3 steps in a row were skipped, for at step 3 the reward model's score" in said[0]
 
 
 def test_a_score_that_is_no_number_skips_the_step_of_grpo(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,6 +135,16 @@ def test_alarms_are_said_when_they_begin_and_when_they_end(capsys: pytest.Captur
     assert [line.split(":")[0] for line in said] == ["alarm at step 2", "alarm at step 2", "alarm at step 3", "step 4", "step 4"]
     assert "0.001 apart, more than 0.0001" in said[0] and "0.6 nats a token from its start" in said[1] and "0.05 nats a token, less than 0.1" in said[2]
     assert "kl is 0.2, within 0.5 again" in said[4]
+
+
+def test_an_alarm_that_was_on_is_not_said_again_after_a_restart(capsys: pytest.CaptureFixture[str]) -> None:
+    config = GrpoConfig(out="o", cases="c", model="m", reward_model="r")
+    alarms = Alarms(config)
+    alarms.hear(1, {GAP: 1.0, KL: 0.1})
+    again = Alarms(config)
+    again.begin(json.loads(json.dumps(alarms.remember())))
+    assert again.hear(2, {GAP: 1.0, KL: 0.1})["alarms"] == 1 and again.hear(3, {GAP: 1e-6, KL: 0.1})["alarms"] == 0
+    assert [line.split(":")[0] for line in capsys.readouterr().err.splitlines()] == ["alarm at step 1", "step 3"]
 
 
 def test_the_gap_that_is_allowed_is_that_of_the_type(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,11 +1,9 @@
 """What a run leaves on its way: checkpoints, lines of figures, the optimizer's rates."""
 
-import gc
 import json
 import math
 from pathlib import Path
 
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,11 +13,12 @@ from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 from tiny import CONFIG, policy
 
-from promedical_jax.config import Optimizer
+from promedical_jax.config import Keep, Optimizer
 from promedical_jax.errors import InputError
 from promedical_jax.model.sharding import make_mesh
 from promedical_jax.model.transformer import axes
-from promedical_jax.train.checkpoint import Checkpoints
+from promedical_jax.train.checkpoint import Checkpoints, kept, steps
+from promedical_jax.train.checksum import checksums
 from promedical_jax.train.metrics import Lines, Metrics
 from promedical_jax.train.optimizer import make_optimizer, start, update
 
@@ -32,64 +31,106 @@ def arrays(value: float, fsdp: int = 4):
     return jax.device_put({"x": np.arange(64, dtype=np.float32).reshape(8, 8) + value, "step": np.int32(value)}, where), where
 
 
-def position() -> grain.DatasetIterator:
-    return iter(grain.MapDataset.source(range(100)).to_iter_dataset())
-
-
 def test_the_newest_checkpoint_comes_back_on_any_mesh(tmp_path: Path) -> None:
-    data = position()
     for step in (1, 2, 3):
-        with Checkpoints(tmp_path) as checkpoints:  # leaving waits for the save
-            assert checkpoints.restore(*arrays(0.5), position())[1] == step - 1
-            next(data)
-            checkpoints.save(step, arrays(step)[0], data)
-    with Checkpoints(tmp_path) as checkpoints:
+        with Checkpoints(tmp_path, Keep()) as checkpoints:  # leaving waits for the save
+            assert checkpoints.restore(*arrays(0.5)).step == step - 1
+            checkpoints.save(step, arrays(step)[0], {"data": {"cases": step}, "guard": ["ü", None, 1.5]})
+    with Checkpoints(tmp_path, Keep()) as checkpoints:
         state, where = arrays(0, fsdp=2)
-        fresh = position()
-        restored, step = checkpoints.restore(state, where, fresh)
-    assert step == 3 and next(fresh) == 3
+        restored, run, step = checkpoints.restore(state, where)
+    assert step == 3 and run == {"data": {"cases": 3}, "guard": ["ü", None, 1.5]}
     np.testing.assert_array_equal(restored["x"], arrays(3)[0]["x"])
     assert restored["step"] == 3 and restored["x"].sharding == where["x"]
 
 
 def test_no_save_is_skipped_while_another_is_under_way(tmp_path: Path) -> None:
-    data = position()
-    with Checkpoints(tmp_path) as checkpoints:
+    with Checkpoints(tmp_path, Keep()) as checkpoints:
         for step in (1, 2, 3):
-            next(data)
-            checkpoints.save(step, arrays(step)[0], data)
-    fresh = position()
-    with Checkpoints(tmp_path) as checkpoints:
-        restored, step = checkpoints.restore(*arrays(0), fresh)
-    assert step == 3 and restored["step"] == 3 and next(fresh) == 3
+            checkpoints.save(step, arrays(step)[0], {"data": step})
+    with Checkpoints(tmp_path, Keep()) as checkpoints:
+        restored, run, step = checkpoints.restore(*arrays(0))
+    assert step == 3 and restored["step"] == 3 and run == {"data": 3}
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax leaves the reads of a failed load to the garbage collector
 def test_a_checkpoint_of_another_shape_is_refused(tmp_path: Path) -> None:
-    with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, arrays(1)[0], position())
+    with Checkpoints(tmp_path, Keep()) as checkpoints:
+        checkpoints.save(1, arrays(1)[0], {})
     state, where = arrays(0)
-    with Checkpoints(tmp_path) as checkpoints, pytest.raises(InputError, match="checkpoint 1 does not fit this recipe"):
-        checkpoints.restore({"x": jnp.zeros((4, 8)), "step": state["step"]}, where, position())
-    gc.collect()
+    with Checkpoints(tmp_path, Keep()) as checkpoints:
+        with pytest.raises(InputError, match=r"checkpoint 1 does not fit this recipe \(x is 8 x 8 there and 4 x 8 here\); choose another --out"):
+            checkpoints.restore({"x": jnp.zeros((4, 8)), "step": state["step"]}, where)
+        with pytest.raises(InputError, match=r"\(y is missing there and one number here\)"):
+            checkpoints.restore({"x": state["x"], "y": state["step"]}, {"x": where["x"], "y": where["step"]})
+    assert steps(tmp_path) == [1]
+
+
+@given(st.dictionaries(st.integers(1, 60), st.none() | st.integers(0, 3)), st.integers(1, 4), st.integers(0, 3), st.none() | st.integers(1, 20))
+def test_what_is_kept(values: dict[int, int | None], last: int, best: int, every: int | None) -> None:
+    stay = kept(values, Keep(last=last, best=best, every=every))
+    newest = sorted(values)[-last:]
+    good = sorted((step for step in values if values[step] is not None), key=lambda step: (values[step], step), reverse=True)[:best]
+    assert stay == {step for step in values if step in newest or step in good or (every and step % every == 0)}
+
+
+def test_checkpoints_stay_by_the_recipe_also_over_a_restart(tmp_path: Path) -> None:
+    keep = Keep(last=1, best=1, every=4)
+    for part in (range(1, 5), range(5, 8)):
+        with Checkpoints(tmp_path, keep) as checkpoints:
+            for step in part:
+                checkpoints.save(step, arrays(step)[0], {}, value=9.0 if step == 2 else 0.0)
+    assert steps(tmp_path) == [2, 4, 7]
+
+
+# Checksums
+
+
+@given(st.integers(0, 63), st.integers(0, 31))
+def test_any_flipped_bit_shows(entry: int, bit: int) -> None:
+    x = np.arange(64, dtype=np.float32).reshape(8, 8)
+    other = x.copy()
+    other.view(np.uint32).reshape(-1)[entry] ^= np.uint32(1 << bit)
+    assert checksums({"x": x})["x"] != checksums({"x": other})["x"]
+
+
+def test_checksums_are_those_of_any_mesh_and_tell_places_and_types_apart() -> None:
+    wanted = checksums(arrays(3)[0])
+    assert checksums(arrays(3, fsdp=2)[0]) == checksums(jax.device_get(arrays(3)[0])) == wanted and wanted.keys() == {"x", "step"}
+    x = np.arange(64, dtype=np.float32).reshape(8, 8)
+    said = [x, x.T.copy(), x[::-1].copy(), np.zeros_like(x), np.concatenate([x[:4], 0 * x[4:]]), x.astype(jnp.bfloat16), x.astype(np.int8), x > 3]
+    assert len({checksums({"x": one})["x"] for one in said}) == len(said)
 
 
 # Lines
 
 
-@given(st.lists(st.integers(0, 9), max_size=20).map(sorted), st.integers(0, 10), st.sampled_from(["", "{", '{"step": 1', '{"step": 1}']))
-def test_lines_past_the_checkpoint_are_dropped(tmp_path_factory, steps: list[int], first: int, torn: str) -> None:
+ROWS = st.lists(st.text(max_size=5), max_size=6)
+
+
+@given(ROWS, ROWS, st.sampled_from(["", "{", '{"row": 1', '{"row": 1}']))
+def test_lines_past_the_checkpoint_are_cut_off(tmp_path_factory, saved: list[str], lost: list[str], torn: str) -> None:
     path = tmp_path_factory.mktemp("lines") / "deep" / "lines.jsonl"
-    lines = Lines(path, 0)
-    lines.write({"step": step, "row": i, "text": "ü\n"} for i, step in enumerate(steps))
+    lines = Lines(path)
+    lines.write({"row": text} for text in saved)
+    position = lines.flush()
+    lines.write({"row": text} for text in lost)
     lines.close()
     path.open("a").write(torn)  # killed in the middle of a row: without its newline no row is whole
-    again = Lines(path, first)
-    again.write([{"step": first, "row": -1}])
+    again = Lines(path, position)
+    again.write([{"row": "new"}])
     again.close()
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [row["row"] for row in rows] == [i for i, step in enumerate(steps) if step < first] + [-1]
+    assert [json.loads(line)["row"] for line in path.read_text().splitlines()] == [*saved, "new"]
     assert [file.name for file in path.parent.iterdir()] == ["lines.jsonl"]
+
+
+def test_lines_that_are_gone_are_missed_and_no_row_is_torn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.write_text('{"row": 1}\n{"row": 2')
+    lines = Lines(path, 22)
+    lines.write([{"row": 3}])
+    lines.close()
+    assert path.read_text() == '{"row": 1}\n{"row": 3}\n'
+    assert f"{path}: 2 bytes of rows are missing that it had when the checkpoint was saved" in capsys.readouterr().err
 
 
 def test_metrics_are_json_even_where_a_figure_is_not_a_number(tmp_path: Path) -> None:

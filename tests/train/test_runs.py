@@ -21,6 +21,7 @@ from promedical_jax.config import (
     DpoConfig,
     Endpoint,
     GrpoConfig,
+    Keep,
     Mesh,
     OnPolicy,
     Optimizer,
@@ -38,6 +39,7 @@ from promedical_jax.reward import UNCALIBRATED, RewardModel, Verdicts, jit_score
 from promedical_jax.reward import axes as reward_axes
 from promedical_jax.rubric import Tier, Verdict, write_cases
 from promedical_jax.train import dpo, grpo, loop, ppo, rewards, rm, rollouts, sft, stage
+from promedical_jax.train.checkpoint import steps
 from promedical_jax.train.export import export_checkpoint
 from promedical_jax.train.policy import AnswerBatch
 
@@ -66,7 +68,7 @@ class Runs:
 
     def config(self, kind: type[Stage], mesh: tuple[int, int], out: str) -> Stage:
         common = {"out": self.root / out, "cases": self.root / "cases.jsonl", "model": self.root / "policy", "steps": STEPS, "batch": 8, "log_every": 1,
-                  "save_every": SAVE_EVERY, "mesh": Mesh(fsdp=mesh[0], tp=mesh[1]),
+                  "save_every": SAVE_EVERY, "keep": Keep(every=2), "mesh": Mesh(fsdp=mesh[0], tp=mesh[1]),
                   "optimizer": Optimizer(learning_rate=1e-3, warmup=2, weight_decay=0.1)}  # fmt: skip
         if issubclass(kind, OnPolicy):
             return kind(reward_model=self.root / "judge", answers=4, answer_tokens=12, kl=0.1, **common)
@@ -323,6 +325,21 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(kind: type[Stage], runs: Runs)
         assert (config.out / name).read_bytes() == (whole.out / name).read_bytes(), name
 
 
+def test_a_stopped_run_goes_on_on_another_split_of_the_devices(runs: Runs) -> None:
+    """The mesh is no part of what a run is: without a flag, with the same cases, and with the same figures but for rounding."""
+    whole, config = runs.of(SftConfig), runs.config(SftConfig, (4, 2), "resplit")
+    shutil.copytree(whole.out, config.out)
+    shutil.rmtree(config.out / "model")
+    for step in ("4", "5"):
+        shutil.rmtree(config.out / "checkpoints" / step, ignore_errors=True)
+    assert steps(config.out / "checkpoints") == [2]
+    other = runs.config(SftConfig, (8, 1), "resplit")
+    sft.run(other)
+    for name in ("loss", "entropy", "num_tokens", "grad_norm"):
+        close({name: metrics(other)[name]}, {name: metrics(whole)[name]}, 1e-5)
+    assert "fsdp: 8" in (config.out / "recipe.yaml").read_text()
+
+
 def test_a_finished_run_is_left_alone(runs: Runs) -> None:
     for kind in RUN:
         config = runs.of(kind)
@@ -345,7 +362,7 @@ def test_a_run_killed_before_its_model_was_written_writes_it(runs: Runs) -> None
     assert metrics(config)
 
 
-@pytest.mark.parametrize("change", [{"steps": 6}, {"seed": 1}, {"optimizer": Optimizer(learning_rate=1.0)}, {"mesh": Mesh(fsdp=8)}], ids=str)
+@pytest.mark.parametrize("change", [{"steps": 6}, {"seed": 1}, {"optimizer": Optimizer(learning_rate=1.0)}], ids=str)
 def test_another_recipe_does_not_go_on_in_the_same_folder(change: dict, runs: Runs) -> None:
     config = runs.of(SftConfig)
     before = (config.out / "recipe.yaml").read_text()

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from streams import Stream
 from tiny import CONFIG
 
 from promedical_jax.answering import Answered
@@ -57,10 +57,8 @@ def run(out: Path, held_out: list[float | None], training: list[float], stop_at:
             moved = update(state, {"w": jnp.float32(0)}, optimizer)
             return moved._replace(params={"w": state.params["w"] + 1}), {}
 
-        data = iter(grain.MapDataset.source(range(100)).to_iter_dataset())
-        look = lambda state, done: watched.look(state.params, done)  # noqa: E731
-        state = run_steps(wanted, "test", state, where, data, advance, tokens=lambda _: 1.0, shown=(), begin=watched.begin, before_save=look,
-                          go_back=watched.outwitted)
+        beside = SimpleNamespace(begin=watched.begin, remember=watched.remember, look=watched.look, go_back=watched.outwitted)
+        state = run_steps(wanted, "test", state, where, Stream(), advance, tokens=lambda _: 1.0, shown=(), beside=beside)
         watched.close()
     return float(state.params["w"]), [json.loads(line) for line in (out / "watch.jsonl").read_text().splitlines()]
 
