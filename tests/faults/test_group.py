@@ -138,12 +138,6 @@ def test_a_launcher_that_is_told_to_stop_passes_it_on(tmp_path: Path) -> None:
     assert ended(process)[0] == 75 and len(list(tmp_path.glob("start-*"))) == 2
 
 
-@pytest.mark.skipif(shutil.which("shellcheck") is None and not Path(sys.executable).with_name("shellcheck").exists(), reason="no shellcheck here")
-def test_the_launcher_passes_shellcheck() -> None:
-    found = shutil.which("shellcheck") or str(Path(sys.executable).with_name("shellcheck"))
-    assert subprocess.run([found, LAUNCHER], text=True, capture_output=True).stdout == ""
-
-
 def test_who_lost_another_process_is_told_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """And a bug of ours, or a run that is alone, keeps its own error."""
     codes: list[int] = []
