@@ -90,7 +90,8 @@ class Checkpoints:
         raise InputError(f"{self.folder}: {what}. See to free space and permissions, and start the same command again") from failure
 
     def restore(self, state: Any, shardings: Any, step: int | None = None) -> Restored:
-        """The newest sound state on `shardings` (any mesh), or that of `step` alone; `state` itself where nothing was saved.
+        """The newest sound state on `shardings` (any mesh), or that of `step` alone, in the place of `state`, whose memory is given back; `state` itself where
+        nothing was saved.
 
         Damaged checkpoints on the way are set aside, with a sentence each. Raises InputError where none is sound, or where it is not of this recipe's shapes.
         """
@@ -120,6 +121,9 @@ class Checkpoints:
             what = f"{name} is {_shape(there.get(name))} there and {_shape(here.get(name))} here"
             raise InputError(f"{self.folder}: checkpoint {step} does not fit this recipe ({what}); choose another --out")
         abstract = jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), state, shardings)
+        for x in jax.tree.leaves(state):  # its memory is needed, and who called holds it on
+            if isinstance(x, jax.Array):
+                x.delete()
         restored = _in_step(lambda: self._orbax.load_checkpointables(step, {"state": abstract})["state"])
         _compare(restored, record)
         return Restored(restored, record["run"], step)

@@ -13,7 +13,8 @@ from promedical_jax.recipe import dump
 
 STEPS, FROM = 300, 60
 BOUND = 0.02  # MiB a step, of the 95 % interval of the slope: less than 1 GiB in 50,000 steps
-# Run by itself, with the allocator of a user; notes the memory after each step, and each program that is compiled with its step.
+# Run by itself, with the allocator of a user; notes after each step the memory that is its own (files that are mapped come and go as the kernel likes), and of
+# each program that is compiled after which step it was, and half a step more once that step is saved.
 PROGRAM = """
 import json, os, sys
 import jax
@@ -30,8 +31,14 @@ advance = loop.Meter.advance
 def note(meter, done, *rest):
     advance(meter, done, *rest)
     at[0] = done
-    memory.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20)
+    [anonymous] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon")]
+    memory.append(int(anonymous.split()[1]) / 2**10)
 loop.Meter.advance = note
+save = loop.Checkpoints.save
+def saved(*given):
+    save(*given)
+    at[0] += 0.5
+loop.Checkpoints.save = saved
 faulty.run(read_stage(Path(sys.argv[1])))
 at[0] = -1
 print("NOTED " + json.dumps({"memory": memory, "compiled": compiled}))
@@ -46,7 +53,7 @@ def test_memory_and_programs_of_a_long_run(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM, str(tmp_path / "long.yaml")], env=environment, text=True, capture_output=True, timeout=3000)
     assert done.returncode == 0, done.stderr[-4000:]
     noted = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("NOTED ")).removeprefix("NOTED "))
-    late = [step for step in noted["compiled"] if step >= 2 and step < STEPS]
+    late = [at for at in noted["compiled"] if 2 < at < STEPS]  # the first checkpoint is that of step 2
     memory = np.array(noted["memory"])[FROM:]
     steps = np.arange(len(memory), dtype=float)
     # Of blocks of 20 steps: single ones are not independent.
