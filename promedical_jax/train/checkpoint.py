@@ -45,6 +45,7 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: Keep):
         self.folder = folder
         self._values: dict[int, float | None] = {step: _value(folder / str(step)) for step in steps(folder)}
+        self._saving: Any = None
         policy = _Policy(keep, self._values)
         self._orbax = ocp.training.Checkpointer(folder.absolute(), context=_context(), preservation_policy=policy, cleanup_tmp_directories=True)
 
@@ -55,11 +56,13 @@ class Checkpoints:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
-            self._orbax.close()
+            self._wait()
         except Exception as failure:
             if kind is None:
                 self._say_unsaved(failure)
         finally:
+            with suppress(Exception):  # the same once more
+                self._orbax.close()
             logging.getLogger("absl").setLevel(self._level)
 
     def save(self, step: int, state: Any, run: dict[str, Any], value: float | None = None) -> None:
@@ -68,16 +71,27 @@ class Checkpoints:
         self.finish()
         self._values[step] = value
         try:  # `force`: else skipped while a save is under way
-            self._orbax.save_checkpointables_async(step, {"state": state, "run": _record(state, run, value)}, force=True)
+            self._saving = self._orbax.save_checkpointables_async(step, {"state": state, "run": _record(state, run, value)}, force=True)
         except Exception as failure:
             self._say_unsaved(failure)
 
     def finish(self) -> None:
         """Waits for the save under way. Raises InputError where it fails."""
         try:
-            self._orbax.wait()
+            self._wait()
         except Exception as failure:
             self._say_unsaved(failure)
+
+    def _wait(self) -> None:
+        saving, self._saving = self._saving, None
+        try:
+            if saving:
+                saving.result()  # and not only `wait`, which leaves a thread and three file descriptors behind
+        except Exception:
+            with suppress(Exception):  # which it would say once more
+                self._orbax.wait()
+            raise
+        self._orbax.wait()
 
     def _say_unsaved(self, failure: Exception) -> NoReturn:
         if lost(failure):  # of whoever it was to write the rest
