@@ -124,6 +124,7 @@ class Checkpoints:
         if damaged:
             what = "; ".join(f"checkpoint {number} is damaged ({reason})" for number, reason in damaged.items())
             raise InputError(f"{self.folder}: {what}, and there is no other; put a sound one back, or start again in another --out")
+        checksums(state)  # compiled now: a notice to stop, and then to save, may come soon and is short
         return Restored(state, {}, 0)
 
     def _read(self, step: int, state: Any, shardings: Any) -> Restored:
