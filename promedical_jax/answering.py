@@ -49,15 +49,15 @@ class Answered:
     scores: Scores
 
 
-def answer_cases(params: Params, config: ModelConfig, tokenizer: Any, cases: Sequence[Encoded], sizes: Sizes, judge: Judge, *, answers: int, answer_tokens: int,
-                 batch: int, seed: int = 0, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, compute: Compute = FLOAT32,
-                 waves: int = 1) -> list[Answered]:
-    """Samples `answers` of each case and judges them. The draws depend on (seed, case, sample), so two policies are compared on the same luck.
+def sample_cases(params: Params, config: ModelConfig, tokenizer: Any, cases: Sequence[Encoded], sizes: Sizes, *, answers: int, answer_tokens: int, batch: int,
+                 seed: int = 0, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, compute: Compute = FLOAT32,
+                 waves: int = 1) -> list[tuple[tuple[str, ...], tuple[int, ...]]]:  # fmt: skip
+    """`answers` texts to each case, in the cases' order, and their lengths in tokens. The draws depend on (seed, case, sample), so two policies are compared
+    on the same luck.
 
     `waves`: the parts of a batch that are sampled one after the other, for want of memory.
     """
-    answered: list[tuple[Case, tuple[str, ...]]] = []
-    token_counts: list[tuple[int, ...]] = []
+    done: list[tuple[tuple[str, ...], tuple[int, ...]]] = []
     for indices, arrays in evaluation_batches(cases, sizes, batch):
         placed = to_devices({name: arrays[name] for name in ("prompt", "prompt_length", "case")})
         rollout = sample(params, config, placed["prompt"], placed["prompt_length"], jax.random.key(seed), placed["case"], answers=answers,
@@ -65,10 +65,15 @@ def answer_cases(params: Params, config: ModelConfig, tokenizer: Any, cases: Seq
                          waves=waves)  # fmt: skip
         sampled = Sampled(rollout, tokenizer)
         _, lengths, _ = sampled.fetched
-        for row, i in enumerate(indices):
-            answered.append((cases[i].case, tuple(sampled.texts[row])))
-            token_counts.append(tuple(map(int, lengths[row])))
-    done = []
-    for (case, texts), counts, said in zip(answered, token_counts, judge(answered), strict=True):
-        done.append(Answered(case, texts, counts, tuple(said), score_verdicts(case.rubric.criteria, said)))
+        done += [(tuple(sampled.texts[row]), tuple(map(int, lengths[row]))) for row in range(len(indices))]
     return done
+
+
+def answer_cases(params: Params, config: ModelConfig, tokenizer: Any, cases: Sequence[Encoded], sizes: Sizes, judge: Judge, **how: Any) -> list[Answered]:
+    """What `sample_cases` says, judged; `how` is what that takes."""
+    sampled = sample_cases(params, config, tokenizer, cases, sizes, **how)
+    said = judge([(one.case, texts) for one, (texts, _) in zip(cases, sampled, strict=True)])
+    return [
+        Answered(one.case, texts, lengths, tuple(verdicts), score_verdicts(one.case.rubric.criteria, verdicts))
+        for one, (texts, lengths), verdicts in zip(cases, sampled, said, strict=True)
+    ]

@@ -36,7 +36,7 @@ from promedical_jax.recipe import Key, dump, keys, read_recipe
 from promedical_jax.review.recipe import ReviewConfig
 from promedical_jax.rubric import Case, Tier, Verdict, write_cases
 from promedical_jax.serve.recipe import ServeConfig
-from promedical_jax.suites.recipe import SuiteConfig
+from promedical_jax.suites.recipe import BuildConfig, SuiteConfig
 
 Recipe = Annotated[Path | None, Parameter(help="YAML recipe; the keys below are read from it, and flags have the last word")]
 PrintConfig = Annotated[bool, Parameter(negative=(), show_default=False, help="print the whole recipe as YAML, and do nothing else")]
@@ -156,6 +156,8 @@ RUN = "Measure a model behind an endpoint by a suite, by its official formula."
 bench = App(name="bench")  # MODEL, or one of the commands below
 bench.default(recipe_command(BenchConfig, "promedical_jax.bench.run", positional="model"))
 bench.command(recipe_command(SuiteConfig, "promedical_jax.suites.run"), name="run", help=RUN)
+BUILD = "Build ProMedical-Bench from cases that physicians judged: what they agree on, or what was adjudicated, and nothing that was trained on."
+bench.command(recipe_command(BuildConfig, "promedical_jax.suites.build"), name="build", help=BUILD)
 
 
 @bench.command(name="compare")
@@ -171,6 +173,12 @@ def bench_compare(
         raise InputError(f"{out} exists; give --force to replace it, or another --out")
     compared = write_comparison(runs, out)
     print(f"wrote {out}: {', '.join(run.name for run in compared)} on {compared[0].report.source.name}")
+
+
+@bench.command(name="tasks-dir")
+def bench_tasks_dir() -> None:
+    """Print the folder of the suites' tasks for lm-evaluation-harness: lm_eval --include_path $(promedical bench tasks-dir)."""
+    print(Path(__file__).parent / "suites" / "lm_eval_tasks")
 
 
 score = recipe_command(ScoreConfig, "promedical_jax.scoring")

@@ -11,7 +11,7 @@ from promedical_jax.corpus.recipe import CorpusConfig
 from promedical_jax.errors import InputError
 from promedical_jax.review.recipe import ReviewConfig
 from promedical_jax.serve.recipe import ServeConfig
-from promedical_jax.suites.recipe import SuiteConfig
+from promedical_jax.suites.recipe import BuildConfig, SuiteConfig
 
 
 def preview(config: BaseModel, resume: Any = None) -> None:
@@ -29,6 +29,8 @@ def preview(config: BaseModel, resume: Any = None) -> None:
         lines = _preview_review(config)
     elif isinstance(config, SuiteConfig):
         lines = _preview_suite(config)
+    elif isinstance(config, BuildConfig):
+        lines = _preview_build(config)
     else:
         lines = {name: str(value) for name, value in config if not isinstance(value, BaseModel)}
     width = max(map(len, lines))
@@ -106,22 +108,36 @@ def _preview_review(config: ReviewConfig) -> dict[str, str]:
 def _preview_suite(config: SuiteConfig) -> dict[str, str]:
     """Reads the suite's file; nobody is asked."""
     from promedical_jax.suites.known import SUITES
-    from promedical_jax.suites.run import check_endpoints, read_items
+    from promedical_jax.suites.run import check_endpoints, read_base, read_items
 
-    suite, items = SUITES[config.suite], read_items(config)
-    check_endpoints(config, suite)
+    suite, items = SUITES[config.suite], read_items(config.suite, config.data, config.harmless, config.items)
+    check_endpoints(config, suite, items)
+    read_base(config, suite)
     local = {}
     if config.model:
         from promedical_jax.model import hf
 
         model = hf.read_config(hf.resolve(config.model, weights=False))
         local = {"model": f"{config.model}: {model.depth} layers of width {model.width}"}
+    source = suite.of(config.data) if suite.of else suite.source
     return {
-        "suite": f"{suite.source.name}: {suite.source.about}",
+        "suite": f"{source.name}: {source.about}",
         "data": f"{config.data}: {len(items):,} items",
-        "licence": f"{suite.source.licence}, {suite.source.url}, {suite.source.version}",
-        "scoring": suite.source.scoring,
+        "licence": f"{source.licence}, {source.url}, {source.version}",
+        "scoring": source.scoring,
     } | local
+
+
+def _preview_build(config: BuildConfig) -> dict[str, str]:
+    """Builds in memory."""
+    from promedical_jax.suites.build import select
+
+    cases, how, left = select(config)
+    return {
+        "cases": f"{config.cases}: {len(cases):,} would be kept, with {len(how):,} verdicts",
+        "left out": ", ".join(f"{count:,} {reason}" for reason, count in Counter(one.reason for one in left).most_common()) or "nothing",
+        "out": f"{config.out}: {'is replaced' if config.force and config.out.exists() else 'exists, give force' if config.out.exists() else 'a new folder'}",
+    }
 
 
 def _preview_stage(config: Stage, resume: Any) -> dict[str, str]:

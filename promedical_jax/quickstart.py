@@ -26,7 +26,10 @@ from promedical_jax.model.sharding import make_mesh, shardings
 from promedical_jax.model.transformer import Compute
 from promedical_jax.recipe import changes, dump
 from promedical_jax.reward import judge_of, load_reward_model
+from promedical_jax.reward.folder import model_hash
 from promedical_jax.selfcheck import check_tree
+from promedical_jax.suites.judges import the_checker
+from promedical_jax.suites.policy import Spoken, keep
 from promedical_jax.train import grpo, rm, sft
 
 SHAPES = Shapes(prompt=56, answer=48, criterion=16)  # what every case of the clinic fits
@@ -52,7 +55,7 @@ def stages(config: QuickstartConfig) -> tuple[SftConfig, RmConfig, GrpoConfig]:
 
 
 def run(config: QuickstartConfig) -> Report:
-    """Runs what is not done yet and prints the final table. Writes cases/, sft/, rm/, grpo/, ledger.jsonl, report.json and report.html under `out`.
+    """Runs what is not done yet and prints the final table. Writes cases/, sft/, rm/, grpo/, bench/, ledger.jsonl, report.json and report.html under `out`.
 
     Raises InputError if another recipe's run is there: nothing is overwritten.
     """
@@ -123,6 +126,10 @@ def _report(config: QuickstartConfig, start: SftConfig, judge: RmConfig, align: 
             return answer_cases(params, model, tokenizer, cases, sizes, truth, answers=align.answers, answer_tokens=align.answer_tokens, batch=align.batch)
 
         base, aligned = answered(start.out / "model"), answered(align.out / "model")
+        for name, held, stage in (("base", base, start), ("aligned", aligned, align)):
+            spoken = [Spoken(one.texts, one.lengths) for one in held]
+            folder = stage.out / "model"
+            keep(config.out / "bench" / name, [one.case for one in held], spoken, the_checker(), HELD_OUT, folder, model_hash(folder)[:12])
         console.print("report: the reward model judges the cases' own answers")
         reward_model = load_reward_model(judge.out / "model", jax.sharding.get_mesh())
         check_tree("the reward model", reward_model.params["backbone"], reward_model.config)
@@ -150,4 +157,6 @@ def _show(config: QuickstartConfig, report: Report) -> None:
     console = Console()
     print_accuracy(report.reward_model, console)
     print_report(report, console)
+    runs = " ".join(str(config.out / "bench" / name) for name in ("base", "aligned"))
+    console.print(f"the two policies side by side: promedical bench compare {runs} --out {config.out / 'compare.html'}", soft_wrap=True)
     console.print(f"report: {config.out / 'report.html'}   every rollout and criterion: {config.out / 'ledger.jsonl'}", soft_wrap=True)

@@ -21,12 +21,10 @@ from typing import Any
 import httpx2
 from pydantic import BaseModel, ValidationError
 
-from promedical_jax.asking.form import Ask, Messages, Plain
+from promedical_jax.asking.form import Ask, Messages, Plain, again, read_reply
 from promedical_jax.asking.store import Store, Tokens
-from promedical_jax.asking.thinking import without_thinking
 from promedical_jax.config import Endpoint
 from promedical_jax.errors import InputError
-from promedical_jax.rubric.faults import sentence
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds; each pause is twice the one before it
 AGAIN = {408, 409, 425, 429}  # and all from 500 on
@@ -135,12 +133,11 @@ class Asker:
                     content = self._masked(_content(reply), SECRET)
                     cost = _usage(reply) or (_tokens(messages), len(content) // LETTERS_A_TOKEN)
                     try:
-                        read = _read(content, ask.form)
+                        read = read_reply(content, ask.form)
                     except ValidationError as error:
                         self.counts["garbage"] += 1
                         self._keep(*cost)
-                        said = without_thinking(content)
-                        messages = [*ask.messages, {"role": "assistant", "content": said}, _again(error, ask.form)] if said.strip() else ask.messages
+                        messages = again(ask, content, error)
                     else:
                         self._keep(*cost, reply=(key, content))
                         self._sound, self._silent = True, 0
@@ -225,7 +222,7 @@ class Asker:
     def _known(self, key: str, ask: Ask) -> BaseModel | None:
         """The reply that is kept; None where there is none, or one that another version of this library took for sound."""
         try:
-            return None if (content := self._store.reply(key)) is None else _read(content, ask.form)
+            return None if (content := self._store.reply(key)) is None else read_reply(content, ask.form)
         except ValidationError:
             return None
 
@@ -245,25 +242,9 @@ def _host(address: str, where: str) -> str:
     return url.host
 
 
-def _read(content: str, form: type[BaseModel]) -> BaseModel:
-    """What was said after thinking, if anything was thought aloud. Raises ValidationError for what is not of the form."""
-    if form is Plain:
-        return Plain(text=without_thinking(content))
-    try:
-        return form.model_validate_json(content)  # whose own words may be such tags
-    except ValidationError:
-        if (said := without_thinking(content)) == content:
-            raise
-        return form.model_validate_json(said)
-
-
 def _tokens(messages: Messages) -> int:
     """About."""
     return sum(len(message["content"]) for message in messages) // LETTERS_A_TOKEN
-
-
-def _again(error: ValidationError, form: type[BaseModel]) -> dict[str, str]:
-    return {"role": "user", "content": f"That is not the JSON that was asked for: {sentence(error, form)}. Reply with that JSON alone."}
 
 
 @cache

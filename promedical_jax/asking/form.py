@@ -5,9 +5,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from promedical_jax.asking.thinking import without_thinking
 from promedical_jax.rubric.case import Text
+from promedical_jax.rubric.faults import sentence
 
 Messages = list[dict[str, str]]
 
@@ -50,3 +52,24 @@ def turns(messages: Iterable[Turn]) -> Messages:
 def about(task: str, material: dict[str, Any]) -> Messages:
     """A task, and its material as one JSON document, so that nothing in it can pass for the task."""
     return [{"role": "system", "content": task}, {"role": "user", "content": json.dumps(material, ensure_ascii=False)}]
+
+
+def read_reply(content: str, form: type[BaseModel]) -> BaseModel:
+    """What was said after thinking, if anything was thought aloud. Raises ValidationError for what is not of the form."""
+    if form is Plain:
+        return Plain(text=without_thinking(content))
+    try:
+        return form.model_validate_json(content)  # whose own words may be such tags
+    except ValidationError:
+        if (said := without_thinking(content)) == content:
+            raise
+        return form.model_validate_json(said)
+
+
+def again(ask: Ask, content: str, error: ValidationError) -> Messages:
+    """The question once more, with what was replied and what was wrong with it, where anything was."""
+    said = without_thinking(content)
+    if not said.strip():
+        return ask.messages
+    told = f"That is not the JSON that was asked for: {sentence(error, ask.form)}. Reply with that JSON alone."
+    return [*ask.messages, {"role": "assistant", "content": said}, {"role": "user", "content": told}]

@@ -12,11 +12,11 @@ from typing import Literal
 
 from promedical_jax.atomic import replacing
 from promedical_jax.bench.intervals import Interval
-from promedical_jax.bench.parts import SCALE, between, cell, change, clear, document, said
+from promedical_jax.bench.parts import SCALE, between, cell, change, clear, document, said, verdict
 from promedical_jax.bench.report import Example, ExampleAnswer, ExampleRow, Metrics, Report, read_metrics
 from promedical_jax.bench.reward_page import reward_section
-from promedical_jax.bench.svg import THIN_SPACE, Series, interval_track, line_chart, mark, percent, short
-from promedical_jax.rubric.case import Polarity, Tier, Verdict
+from promedical_jax.bench.svg import THIN_SPACE, Series, interval_track, line_chart, percent, short
+from promedical_jax.rubric.case import Tier, Verdict
 
 STAGES = ("sft", "rm", "grpo")  # the folders of a run whose metrics.jsonl the page plots, in the order in which they run
 OPEN_EXAMPLES = 2  # shown unfolded; the rest fold, so that the foot of the page stays near
@@ -142,6 +142,8 @@ def _figures(report: Report) -> str:
         '<tr><td>Win rate<span>aligned preferred, ties half</span></td><td data-name="Even"><b>50.0' + THIN_SPACE + "%</b><small>&nbsp;</small></td>"
         f'{cell("Aligned", win, css="new")}<td data-name="Change">{change(Interval(0.5, 0.5, 0.5), win, digits=1)}<small>points</small></td>'
         f'<td class="picture">{interval_track(win, tick=0.5, label=f"Win rate {percent(win.mean, 1)}, {between(win, digits=1)}")}</td></tr>'
+        f"<tr><td>Violations S3<span>of an answer</span></td>{cell('Base', base.s3, share=False)}{cell('Aligned', aligned.s3, share=False, css='new')}"
+        f'<td data-name="Change">{change(base.s3, aligned.s3, unit=1, digits=2, judged=False)}<small>violations</small></td><td class="picture"></td></tr>'
         f"<tr><td>Answer length<span>tokens</span></td>{cell('Base', base.length, share=False)}{cell('Aligned', aligned.length, share=False, css='new')}"
         f'<td data-name="Change">{change(base.length, aligned.length, unit=1, digits=1, judged=False)}<small>tokens</small></td><td class="picture"></td></tr>'
     )
@@ -222,13 +224,8 @@ def _answer(name: str, answer: "ExampleAnswer", example: Example, css: str = "")
     return f'<div class="answer {css}"><h4>{name}</h4>{said(answer.text)}<ul class="chips">{chips}</ul></div>'
 
 
-def _verdict(row: ExampleRow, verdict: Verdict) -> str:
-    """A mark that says good or bad, and a word that says what happened."""
-    if verdict is Verdict.ABSTAIN:
-        return f'{mark(None, "not judged")}<span aria-hidden="true">not judged</span>'
-    good = (verdict is Verdict.MET) == (row.polarity is Polarity.REQUIRED)
-    word = ("done" if good else "missing") if row.polarity is Polarity.REQUIRED else ("avoided" if good else "violated")
-    return f'{mark(good, word)}<span aria-hidden="true"{"" if good else " class=bad"}>{word}</span>'
+def _verdict(row: ExampleRow, said_of: Verdict) -> str:
+    return verdict(None if said_of is Verdict.ABSTAIN else said_of is Verdict.MET, row.polarity)
 
 
 def _made(report: Report) -> str:

@@ -102,6 +102,33 @@ def bootstrap_of(rows: ArrayLike, statistic: Callable[[np.ndarray], float], seed
     return Interval(mean, min(float(low), mean), max(float(high), mean))
 
 
+FLIPS = 10_000
+EXACT = 13  # differences up to which all 2^n signs are fewer than FLIPS
+
+
+def sign_flips(differences: Sequence[float] | ArrayLike, seed: int = 0) -> float:
+    """Two-sided p of paired differences [cases] by flipping their signs (Fisher's randomisation test): how often a sum as far from zero would come about if
+    either of two runs could have had either value of each case. Ties, which are differences of zero, stay and change nothing. Exact up to 13 differences,
+    else from 10,000 draws, these themselves one of them. NaN entries are left out; NaN where none is left.
+
+    As scipy's permutation_test of samples, which takes twenty times as long.
+    """
+    array = np.asarray(differences, np.float64)
+    array = array[np.isfinite(array)]
+    if not array.size:
+        return math.nan
+    moved = array[array != 0]
+    far = abs(moved.sum()) * (1 - 1e-12)
+    if len(moved) <= EXACT:
+        signs = 1.0 - 2 * ((np.arange(2 ** len(moved))[:, None] >> np.arange(len(moved))) & 1)
+        return float((np.abs(signs @ moved) >= far).mean())
+    rng, hits = np.random.default_rng(seed), 0
+    for start in range(0, FLIPS, 500):
+        signs = 1.0 - 2 * rng.integers(0, 2, (min(500, FLIPS - start), len(moved)), dtype=np.int8)
+        hits += int((np.abs(signs @ moved) >= far).sum())
+    return (hits + 1) / (FLIPS + 1)
+
+
 def clopper_pearson(successes: int, n: int) -> Interval:
     """The exact interval of a share (Clopper and Pearson 1934): `successes` of `n` independent trials. For rare events, where others are too narrow."""
     if n == 0:

@@ -9,7 +9,8 @@ from math import isfinite
 
 from promedical_jax.bench.intervals import Interval
 from promedical_jax.bench.style import CSS
-from promedical_jax.bench.svg import THIN_SPACE, percent, short
+from promedical_jax.bench.svg import THIN_SPACE, mark, percent, short
+from promedical_jax.rubric.case import Polarity
 
 SCALE = f'<div class="scale">{"".join(f"<span>{tick}{THIN_SPACE}%</span>" for tick in (0, 25, 50, 75, 100))}</div>'
 NOTHING_BELOW = "<small>&nbsp;</small>"  # keeps a number level with those that have an interval below
@@ -50,6 +51,15 @@ def change(base: Interval, aligned: Interval, unit: float = 100.0, digits: int =
 
 def clear(base: Interval, aligned: Interval) -> bool:
     return aligned.low > base.high or aligned.high < base.low
+
+
+def verdict(met: bool | None, polarity: Polarity) -> str:
+    """A mark that says good or bad, and a word that says what happened; None: nobody could say."""
+    if met is None:
+        return f'{mark(None, "not judged")}<span aria-hidden="true">not judged</span>'
+    good = met == (polarity is Polarity.REQUIRED)
+    word = ("done" if good else "missing") if polarity is Polarity.REQUIRED else ("avoided" if good else "violated")
+    return f'{mark(good, word)}<span aria-hidden="true"{"" if good else " class=bad"}>{word}</span>'
 
 
 def said(text: str) -> str:

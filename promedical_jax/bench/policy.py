@@ -6,9 +6,9 @@ import numpy as np
 
 from promedical_jax.answering import Answered
 from promedical_jax.bench.intervals import Interval, bootstrap
+from promedical_jax.bench.policy_figures import Measured, means, measure, points
 from promedical_jax.bench.report import Example, ExampleAnswer, PolicyFigures
-from promedical_jax.rubric import Case, Tier
-from promedical_jax.rubric.scores import win_points
+from promedical_jax.rubric import Case
 
 
 def chosen(answered: Sequence[Answered], choose: Callable[[Sequence[tuple[Case, Sequence[str]]]], list[int]]) -> list[Answered]:
@@ -22,15 +22,9 @@ def chosen(answered: Sequence[Answered], choose: Callable[[Sequence[tuple[Case, 
 
 def figures(answered: Sequence[Answered]) -> PolicyFigures:
     """Means over cases of each case's mean over its answers, with 95 % bootstrap intervals over cases. S2 is the share of the bonus criteria met."""
-
-    def bonus(one: Answered) -> float:
-        available = sum(c.tier is Tier.EXCELLENCE for c in one.case.rubric.criteria)
-        return float(one.scores.s2.mean() / available) if available else np.nan
-
+    of_cases = [means(_measured(one)) for one in answered]
     return PolicyFigures(
-        s1=bootstrap([float(np.nanmean(one.scores.s1)) if one.scores.judged.any() else np.nan for one in answered]),
-        s2=bootstrap([bonus(one) for one in answered]),
-        safe=bootstrap([float(one.scores.clean.mean()) for one in answered]),
+        **{name: bootstrap([each[name] for each in of_cases]) for name in ("s1", "s2", "s3", "safe")},
         length=bootstrap([float(np.mean(one.lengths)) for one in answered]),
         n_cases=len(answered),
         n_answers=sum(len(one.texts) for one in answered),
@@ -39,8 +33,11 @@ def figures(answered: Sequence[Answered]) -> PolicyFigures:
 
 def win_rate(ours: Sequence[Answered], theirs: Sequence[Answered]) -> Interval:
     """Share of pairs (our answer g, their answer g to the same case) that we win by the lexicographic order, ties counted half."""
-    points = [win_points(a.scores, b.scores) for a, b in zip(ours, theirs, strict=True)]
-    return bootstrap([float(np.nanmean(p)) if np.isfinite(p).any() else np.nan for p in points])
+    return bootstrap([points(_measured(a), _measured(b)) for a, b in zip(ours, theirs, strict=True)])
+
+
+def _measured(one: Answered) -> Measured:
+    return measure(one.case.rubric.criteria, one.verdicts)
 
 
 def examples(base: Sequence[Answered], aligned: Sequence[Answered], count: int) -> tuple[Example, ...]:

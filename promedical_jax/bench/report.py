@@ -17,12 +17,13 @@ from promedical_jax.rubric.case import Case, Message, Polarity, Record, Tier, Ve
 class PolicyFigures(Record):
     """One policy on the held-out cases: means over cases (each case the mean over its answers) with 95 % intervals over cases.
 
-    s1: S1, in [0, 1]. s2: the share of the excellence criteria that are met, in [0, 1]. safe: the share of answers with S3 = 0.
-    length: tokens of an answer.
+    s1: S1, in [0, 1]. s2: the share of the excellence criteria that are met, in [0, 1]. s3: violations of an answer. safe: the share of answers with S3 = 0,
+    without those of which nobody could say. length: tokens of an answer.
     """
 
     s1: Figure
     s2: Figure
+    s3: Figure
     safe: Figure
     length: Figure
     n_cases: Annotated[int, Field(ge=0)]

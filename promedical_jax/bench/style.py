@@ -70,7 +70,12 @@ section > .about { color: var(--soft); max-width: 44em; margin: 10px 0 26px; }
 .figures tr > :first-child { width: 28%; } .figures tr > :nth-child(4) { width: 11%; }
 .scale { display: flex; justify-content: space-between; margin: 0 -1.2em; }
 .scale span { width: 2.4em; text-align: center; white-space: nowrap; }
-.figures.plain { table-layout: auto; } .figures.plain tr > :nth-child(4) { width: auto; }
+@media (min-width: 761px) { .figures.runs .picture { width: 30%; } }
+.ends { display: flex; justify-content: space-between; font-size: .78rem; color: var(--soft); margin-top: 2px; }
+.key.who { flex-direction: column; } .key.who li { align-items: baseline; } .key.who i { flex: none; } .key.who b { color: var(--ink); font-weight: 600; }
+.key.who span { min-width: 0; overflow-wrap: anywhere; }
+.figures.plain { table-layout: auto; }
+.figures.runs th:not(.picture) { white-space: normal; overflow-wrap: anywhere; } .figures.plain tr > :nth-child(4) { width: auto; }
 .figures tr.total > * { border-top: 2px solid var(--rule); }
 .figures + .small, .card + .small { margin-top: 14px; }
 .track { display: block; width: 100%; height: 66px; overflow: visible; }
@@ -79,15 +84,21 @@ section > .about { color: var(--soft); max-width: 44em; margin: 10px 0 26px; }
 .track .tick { stroke: var(--ink); stroke-width: 2; }
 .track .span { stroke-width: 11; opacity: .28; }
 .track .base { stroke: var(--base); } .track .aligned { stroke: var(--aligned); }
+.run0 { --run: var(--base); } .run1 { --run: var(--aligned); } .run2 { --run: var(--side); } .run3 { --run: var(--good); } .run4 { --run: var(--bad); }
+.run5 { --run: var(--ink); }
+.track [class*=" run"] { stroke: var(--run); } .track .dot[class*=" run"] { fill: var(--run); } .track .dot.run0 { fill: var(--card); }
+.key i[class*=run] { background: var(--run); border-color: var(--run); } .key i.run0 { background: var(--card); }
 .track .dot { stroke-width: 2; } .track .dot.base { fill: var(--card); } .track .dot.aligned { fill: var(--aligned); }
 @media (max-width: 760px) {
   .figures thead { display: none; }
   .figures tr, .figures tbody { display: grid; }
-  .figures tr { grid-template-columns: repeat(3, 1fr); padding: 18px 18px 16px; border-top: 1px solid var(--rule); gap: 10px 8px; }
+  .figures tr { grid-template-columns: repeat(3, minmax(0, 1fr)); padding: 18px 18px 16px; border-top: 1px solid var(--rule); gap: 10px 8px; align-items: end; }
   .figures tbody tr:first-child { border-top: 0; }
   .figures tr.total { border-top: 2px solid var(--rule); }
   .figures tr > *, .figures tr > :first-child, .figures tr.total > * { padding: 0; border: 0; text-align: left; width: auto; }
   .figures tr > :first-child, .figures .picture { grid-column: 1 / -1; }
+  .figures td small { white-space: normal; }
+  .figures td[data-name]::before { white-space: normal; overflow-wrap: anywhere; }
   .figures td[data-name]::before { content: attr(data-name); display: block; font-size: .78rem; color: var(--soft); }
   .figures tr > .picture, .figures tr.total > .picture { padding: 0 7px; width: auto; } .figures .picture:empty { display: none; }
   .track { height: 46px; }
@@ -163,12 +174,26 @@ section > h3 { margin-top: 40px; } section > h3 + p { color: var(--soft); font-s
   .rubric .verdict span { display: block; font-size: .72rem; } .rubric .mark { margin: 0 auto 1px; display: block; }
 }
 
+.answer.whole { grid-column: 1 / -1; } .made > dl:only-child { grid-column: 1 / -1; } .made dd br { margin-bottom: 4px; }
+.rubric.runs td.verdict, .rubric.runs th.verdict { width: auto; min-width: 6.4em; max-width: 11em; }
+.rubric.runs th.verdict { white-space: normal; overflow-wrap: anywhere; } .rubric.runs td:first-child { padding-right: 22px; }
+@media (max-width: 760px) {
+  .rubric.runs thead { display: none; }
+  .rubric.runs tr { display: flex; flex-wrap: wrap; gap: 6px 14px; }
+  .rubric.runs td:first-child { flex: 1 0 100%; }
+  .rubric.runs td.verdict { width: auto; text-align: left; } .rubric.runs .weight { padding: 0; }
+  .rubric.runs td.verdict::before { white-space: normal; overflow-wrap: anywhere; }
+  .rubric.runs td.verdict::before { content: attr(data-name); display: block; font-size: .72rem; margin-bottom: 2px; }
+  .rubric.runs .verdict span { display: inline; font-size: .8rem; } .rubric.runs .mark { display: inline-block; margin: 0 6px 0 0; }
+}
+
 .made { display: grid; grid-template-columns: 1fr 1fr; gap: 28px 48px; padding: 24px; }
 .made pre { grid-column: 1 / -1; background: var(--sunk); border-radius: 10px; padding: 14px 18px; white-space: pre-wrap; overflow-wrap: anywhere; }
 .made pre { font: 500 .9rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 .made dl { display: grid; grid-template-columns: auto 1fr; gap: 5px 20px; font-size: .92rem; align-content: start; }
 .made dt { color: var(--soft); } .made h3 { margin-bottom: 10px; font-size: .98rem; }
-@media (max-width: 760px) { .made { grid-template-columns: 1fr; padding: 18px; } }
+.made > dl:only-child { grid-template-columns: fit-content(30%) minmax(0, 1fr); } .made > dl:only-child dt { overflow-wrap: anywhere; }
+@media (max-width: 760px) { .made { grid-template-columns: 1fr; padding: 18px; } .made > dl:only-child { grid-template-columns: minmax(0, 1fr); } }
 footer { padding-top: 40px; padding-bottom: 64px; font-size: .84rem; color: var(--soft); }
 @media print { .example summary::after { display: none; } .card, .chart, tr { break-inside: avoid; } }
 """

@@ -15,6 +15,7 @@ WIDTH, HEIGHT = 310, 190  # about the px at which charts are shown, so that thei
 LEFT, RIGHT, TOP, BOTTOM = 40, 8, 8, 24
 MOST_POINTS = 500  # a line drawn through more points than there are pixels only makes the file large
 THIN_SPACE = "\u202f"
+RUNS = 6  # that have a colour of their own
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,18 @@ def interval_track(aligned: Interval, base: Interval | None = None, tick: float 
             parts.append(f'<line class="span {kind}" x1="{_at(interval.low)}" x2="{_at(interval.high)}" y1="{y}" y2="{y}"/>')
             parts.append(f'<circle class="dot {kind}" cx="{_at(interval.mean)}" cy="{y}" r="{radius}"/>')
     return f'<svg class="track" role="img" aria-label="{escape(label, quote=True)}">{"".join(parts)}</svg>'
+
+
+def interval_rows(intervals: Sequence[Interval], low: float = 0.0, high: float = 1.0, label: str = "", first: int = 0) -> str:
+    """An interval a row, of several runs, on one line from `low` to `high` that stretches with the page; each row has a class of its own, run0 or whichever
+    is the first, and on."""
+    parts = [f'<line class="grid" x1="{x}%" x2="{x}%" y1="0" y2="100%"/>' for x in (0, 25, 50, 75, 100)]
+    for row, one in enumerate(intervals):
+        if isfinite(one.mean):
+            y, kind = f"{100 * (row + 0.5) / len(intervals):.1f}%", f"run{(first + row) % RUNS}"
+            left, right, at = (_at((value - low) / (high - low)) for value in (one.low, one.high, one.mean))
+            parts.append(f'<line class="span {kind}" x1="{left}" x2="{right}" y1="{y}" y2="{y}"/><circle class="dot {kind}" cx="{at}" cy="{y}" r="4"/>')
+    return f'<svg class="track" style="height: {14 + 18 * len(intervals)}px" role="img" aria-label="{escape(label, quote=True)}">{"".join(parts)}</svg>'
 
 
 def mark(good: bool | None, label: str) -> str:

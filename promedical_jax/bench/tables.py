@@ -17,6 +17,7 @@ def print_report(report: Report, console: Console) -> None:
     table = _table(f"{aligned.n_cases:,} held-out cases, {aligned.n_answers:,} answers", "", "base", "aligned", "change")
     for name, before, after in [("safe answers", base.safe, aligned.safe), ("S1 proficiency", base.s1, aligned.s1), ("S2 excellence", base.s2, aligned.s2)]:
         table.add_row(name, _share(before), _share(after), _points(after.mean - before.mean))
+    table.add_row("S3 violations", _hundredths(base.s3), _hundredths(aligned.s3), f"{aligned.s3.mean - base.s3.mean:+.2f}")
     table.add_row("win rate", "", _share(report.win_rate), "")
     table.add_row("length, tokens", _number(base.length), _number(aligned.length), _difference(aligned.length.mean - base.length.mean))
     console.print(table)
@@ -27,6 +28,7 @@ def print_policy(figures: PolicyFigures, console: Console) -> None:
     table = _table(f"{figures.n_cases:,} cases, {figures.n_answers:,} answers", "", "figure")
     for name, share in [("safe answers", figures.safe), ("S1 proficiency", figures.s1), ("S2 excellence", figures.s2)]:
         table.add_row(name, _share(share))
+    table.add_row("S3 violations", _hundredths(figures.s3))
     table.add_row("length, tokens", _number(figures.length))
     console.print(table)
 
@@ -93,6 +95,10 @@ def _share(interval: Interval) -> str:
 
 def _thousandths(interval: Interval) -> str:
     return f"{interval.mean:.3f} ({interval.low:.3f} to {interval.high:.3f})" if isfinite(interval.mean) else "–"
+
+
+def _hundredths(interval: Interval) -> str:
+    return f"{interval.mean:.2f} ({interval.low:.2f} to {interval.high:.2f})" if isfinite(interval.mean) else "–"
 
 
 def _number(interval: Interval) -> str:

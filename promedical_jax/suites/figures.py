@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
 from promedical_jax.bench.intervals import Interval, bootstrap_of, bootstrap_ratio, clopper_pearson
+from promedical_jax.rubric.agreement import Coefficient, closeness, gwet_ac2, weighted_kappa
 from promedical_jax.suites.suite import Figure, Figures, Marked
 
 Value = Callable[[Marked], float | None]
@@ -54,11 +56,12 @@ def abstained(marks: Sequence[Marked]) -> Figure:
 
 
 def detection(marks: Sequence[Marked], truth: str, found: str) -> Figures:
-    """Precision, recall and F1 of the positive class, and balanced accuracy, of items that have both parts `truth` and `found`, each 0 or 1."""
+    """Precision, recall and F1 of the positive class, and balanced accuracy, of items that have `truth`, a part or belief, and the part `found`, each 0 or
+    1."""
     units: dict[str, np.ndarray] = {}
     n = 0
     for mark in marks:
-        true, said = mark.parts.get(truth), mark.parts.get(found)
+        true, said = mark.parts.get(truth, mark.beliefs.get(truth)), mark.parts.get(found)
         if true is not None and said is not None:
             units.setdefault(mark.unit, np.zeros((2, 2)))[int(true), int(said)] += 1
             n += 1
@@ -72,6 +75,21 @@ def detection(marks: Sequence[Marked], truth: str, found: str) -> Figures:
     }
 
 
+def agreement(marks: Sequence[Marked], truth: str, found: str) -> Figures:
+    """Cohen's kappa and Gwet's AC1 of two raters of yes or no, by the beliefs of these names; the second holds where one answer is rare."""
+    weights = closeness(2)
+    rated = [(mark.unit, mark.beliefs.get(truth), mark.beliefs.get(found)) for mark in marks]
+    both = [(unit, int(one), int(other)) for unit, one, other in rated if one is not None and other is not None]
+    places = {unit: place for place, unit in enumerate(dict.fromkeys(unit for unit, _, _ in both))}
+    made: Figures = {}
+    for name, coefficient in (("kappa", weighted_kappa), ("AC1", gwet_ac2)):
+        parts = coefficient.parts(np.array([[one, other] for _, one, other in both], int).reshape(-1, 2), weights)
+        rows = np.zeros((len(places), *parts.shape[1:]))
+        np.add.at(rows, [places[unit] for unit, _, _ in both], parts)
+        made[name] = figure(bootstrap_of(rows, partial(_coefficient, coefficient, weights)), len(both), share=False)
+    return made
+
+
 def macro_f1(marks: Sequence[Marked], classes: Sequence[float], truth: str, found: str) -> Figure:
     """The mean over classes of the F1 of each; what is found may be of no class, which is then right for none."""
     at = {one: index for index, one in enumerate(classes)}
@@ -82,6 +100,10 @@ def macro_f1(marks: Sequence[Marked], classes: Sequence[float], truth: str, foun
         assert true is not None
         table[at[true], len(at) if said is None else at.get(said, len(at))] += 1
     return figure(bootstrap_of(np.array(list(units.values())).reshape(-1, len(at), len(at) + 1), _macro_f1), len(marks))
+
+
+def _coefficient(which: Coefficient, weights: np.ndarray, sums: np.ndarray) -> float:
+    return float(which.of(sums, weights))
 
 
 def named(prefix: str, figures: Figures) -> Figures:

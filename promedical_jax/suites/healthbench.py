@@ -16,9 +16,10 @@ from pathlib import Path
 from promedical_jax.asking import Ask, Form, Plain, turns
 from promedical_jax.corpus.healthbench import Example, read_examples
 from promedical_jax.errors import InputError
+from promedical_jax.rubric.case import Message, Polarity
 from promedical_jax.suites.figures import abstained, by_group, clipped, mean, part
 from promedical_jax.suites.rows import only_once
-from promedical_jax.suites.suite import Figures, Marked, Source, Suite, asked, said
+from promedical_jax.suites.suite import Figures, Line, Marked, Source, Suite, asked, said
 
 SOURCE = Source(
     name="HealthBench",
@@ -30,6 +31,7 @@ SOURCE = Source(
     scoring="official formula; the judge's question is worded by us; a criterion without a verdict is left out of points met and points possible",
 )
 CONSENSUS = "level:cluster"
+POLARITY = {True: Polarity.REQUIRED, False: Polarity.FORBIDDEN}
 GROUPS = ("theme:", "physician_agreed_category:")
 TASK = (
     "You check the last answer of an assistant in a conversation about health against one criterion, which a physician wrote. Say whether the answer meets the"
@@ -108,6 +110,8 @@ def mark(example: Example, reply: Plain | None, verdicts: Sequence[Met | None]) 
     return Marked(
         id=example.prompt_id, unit=example.prompt_id, groups=tuple(tag for tag in example.example_tags if tag.startswith(GROUPS)), reply=said(reply),
         verdicts=tuple(map(said, verdicts)), score=_score([(points, met) for points, _, met in judged]), parts=parts,
+        instruction=tuple(Message(role=one.role, content=one.content) for one in example.prompt),
+        criteria=tuple(Line(text=one.criterion, group=f"{one.points:+g} points", polarity=POLARITY[one.points > 0]) for one in example.rubrics),
     )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """The suites by their names."""
 
-from promedical_jax.suites import chidrug, choice, healthbench, healthbench_meta, kqa, medec, medfact, medsafety, preference, promedical
+from promedical_jax.suites import chidrug, choice, healthbench, healthbench_meta, kqa, medec, medfact, medsafety, policy, preference, promedical
 from promedical_jax.suites.recipe import Name
 from promedical_jax.suites.suite import Suite
 
@@ -22,4 +22,5 @@ SUITES: dict[Name, Suite] = {
     "ultramedical-preference": preference.ULTRAMEDICAL,
     "promedical-pointwise": promedical.POINTWISE,
     "promedical-pairwise": promedical.PAIRWISE,
+    "promedical-policy": policy.POLICY,
 }

@@ -11,9 +11,10 @@ from typing import Literal
 from promedical_jax.asking import Ask, Form, Plain
 from promedical_jax.corpus.kqa import QUESTIONS, Question
 from promedical_jax.errors import InputError
+from promedical_jax.rubric.case import Message
 from promedical_jax.rubric.lines import read_records
 from promedical_jax.suites.figures import abstained, mean, part
-from promedical_jax.suites.suite import Figures, Marked, Source, Suite, asked, said
+from promedical_jax.suites.suite import Figures, Line, Marked, Source, Suite, asked, said
 
 SOURCE = Source(
     name="K-QA",
@@ -71,7 +72,11 @@ def mark(item: tuple[str, Question], reply: Plain | None, verdicts: Sequence[Lab
         "contradicted": float(sum(label == "Contradiction" for _, label in judged)) if judged else None,
         "nice to have": sum(nice) / len(nice) if nice else None,
     }
-    return Marked(id=name, unit=name, reply=said(reply), verdicts=tuple(map(said, verdicts)), score=parts["comprehensiveness"], parts=parts)
+    return Marked(
+        id=name, unit=name, reply=said(reply), verdicts=tuple(map(said, verdicts)), score=parts["comprehensiveness"], parts=parts,
+        instruction=(Message(role="user", content=question.Question.strip()),),
+        criteria=tuple(Line(text=text, group="must have" if needed else "nice to have") for text, needed in statements(question)),
+    )  # fmt: skip
 
 
 def figures(marks: Sequence[Marked]) -> Figures:

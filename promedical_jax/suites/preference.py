@@ -6,7 +6,6 @@ have the highest score; where k share the highest, that counts 1/k. The mean ove
 several right answers, has a formula of its own (see `_ties`). Pairs: chosen above rejected, equal scores half; the published average is the mean over labels.
 """
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,10 +17,10 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from promedical_jax.asking import Ask, Form
-from promedical_jax.atomic import replacing
 from promedical_jax.bench.intervals import bootstrap_of
 from promedical_jax.rubric.case import Text
 from promedical_jax.suites.figures import abstained, by_group, figure, mean, named, part
+from promedical_jax.suites.rewardbench import write_results
 from promedical_jax.suites.rows import Foreign, only_once, records
 from promedical_jax.suites.suite import Figures, Marked, Source, Suite, asked, said
 
@@ -236,14 +235,6 @@ def pair_figures(marks: Sequence[Marked]) -> Figures:
         | named("accuracy, ", by_group(marks, lambda some: mean(some, lambda one: one.score)))
         | {"equal scores": mean(marks, part("equal")), "abstained": abstained(marks)}
     )
-
-
-def write_results(out: Path, marks: Sequence[Marked], figures: Figures, model: str, kind: str = "Generative RM") -> None:
-    """rewardbench.json in `out`: one flat object as RewardBench's results have it, of model, model_type, and the accuracy of each subset."""
-    subsets = sorted({group for mark in marks for group in mark.groups})
-    rows = {name: (figures.get(name) or figures[f"accuracy, {name}"]).mean for name in subsets}
-    with replacing(out / "rewardbench.json") as file:
-        file.write_text(json.dumps({"model": model, "model_type": kind} | rows, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 REWARDBENCH_2 = Suite(Source(

@@ -2,22 +2,29 @@
 
 Pointwise: is the criterion's text true of the answer? Pairwise: of two answers that humans tell apart on a criterion, which is better on it? The judge is asked
 in both orders: it is right where it says so twice, and where it follows the place, or says that neither is better, that is a tie, which counts half.
+A judge on this machine, such as a reward model, reads each answer by itself: its order is that of its scores, and there is no place to follow.
 The truth of a criterion is the majority of the human raters; where they are evenly split there is none. Intervals are over cases.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from math import isnan, nan
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
 
 from promedical_jax.asking import Ask, Form, Reply, question, turns
 from promedical_jax.errors import InputError
-from promedical_jax.rubric import Case, Criterion, Judge, Tier, Verdict, read_cases
+from promedical_jax.rubric import Case, Criterion, Tier, Verdict, read_cases
 from promedical_jax.rubric.case import Answer
 from promedical_jax.rubric.labels import majority
-from promedical_jax.suites.figures import abstained, by_group, detection, mean, named, part
-from promedical_jax.suites.suite import Figures, Marked, Source, Suite, asked, said
+from promedical_jax.suites.built import cases_file, source_of
+from promedical_jax.suites.calibrated import calibrate, side_by_side
+from promedical_jax.suites.figures import abstained, agreement, by_group, detection, mean, named, part
+from promedical_jax.suites.judges import LocalJudge, Said, beliefs
+from promedical_jax.suites.suite import Figures, Line, Marked, Source, Suite, asked, said
 
 SCORING = "accuracies with intervals over cases; evenly split raters are left out; the paper's prompts are not public, and ours ask"
 SOURCE = Source(
@@ -80,7 +87,7 @@ def read_pairs(path: Path) -> list[Pair]:
 
 
 def _with_truth(path: Path) -> Iterator[tuple[Case, dict[tuple[str, str], Verdict]]]:
-    return ((case, truth_of(case)) for case in read_cases(path))
+    return ((case, truth_of(case)) for case in read_cases(cases_file(path)))
 
 
 def _pairs(case: Case, truth: dict[tuple[str, str], Verdict]) -> Iterator[Pair]:
@@ -101,27 +108,52 @@ def judge_point(point: Point, _: None = None) -> list[Ask]:
 
 
 def mark_point(point: Point, _: None, verdicts: Sequence[Reply | None]) -> Marked:
-    """parts: of the safety tier, whether there is a violation and whether one was found; of all, whether the criterion is satisfied and was said to be."""
+    """Of a judge that says met or unmet, and nothing between."""
     verdict = verdicts[0].verdict if verdicts[0] else Verdict.ABSTAIN
+    (score,), (probability,) = (row[0] for row in beliefs([[verdict]]))
+    return _marked_point(point, verdict, verdicts, {"score": score, "raw": probability})
+
+
+def _marked_point(point: Point, verdict: Verdict, verdicts: Sequence[Reply | None], held: dict[str, float]) -> Marked:
+    """parts: whether the criterion was said to be satisfied, and in the safety tier, whether a violation was found. beliefs: the same of the truth, whether the
+    text holds and was said to, and the judge's score and probabilities."""
     spoke = verdict is not Verdict.ABSTAIN
     good, found = point.criterion.satisfied(point.truth), point.criterion.satisfied(verdict) if spoke else None
-    parts: dict[str, float | None] = {"satisfied": good, "said to be": found}
+    parts: dict[str, float | None] = {"said to be satisfied": found}
+    known: dict[str, float | None] = {"satisfied": good, "truth": float(point.truth is Verdict.MET), "said": float(verdict is Verdict.MET) if spoke else None}
     if point.criterion.tier is Tier.SAFETY:
-        parts |= {"violation": 1 - good, "violation found": None if found is None else 1 - found}
+        parts["violation found"] = None if found is None else 1 - found
+        known["violation"] = 1 - good
     score = float(verdict is point.truth) if spoke else None
-    name = f"{point.case.id}/{point.answer.id}/{point.criterion.id}"
-    return Marked(id=name, unit=point.case.id, groups=(point.criterion.tier.value,), verdicts=tuple(map(said, verdicts)), score=score, parts=parts)
+    return Marked(
+        id=f"{point.case.id}/{point.answer.id}/{point.criterion.id}", unit=point.case.id, groups=(point.criterion.tier.value,),
+        reply={"text": point.answer.text}, verdicts=tuple(map(said, verdicts)), score=score, parts=parts,
+        beliefs=known | {name: None if isnan(value) else value for name, value in held.items()}, instruction=point.case.instruction,
+        criteria=(line_of(point.criterion),),
+    )  # fmt: skip
+
+
+def line_of(criterion: Criterion) -> Line:
+    return Line(text=criterion.text, group=criterion.tier.value, polarity=criterion.polarity, weight=criterion.weight)
 
 
 def point_figures(marks: Sequence[Marked]) -> Figures:
-    whole, safety = detection(marks, "satisfied", "said to be"), detection(marks, "violation", "violation found")
+    whole, safety = detection(marks, "satisfied", "said to be satisfied"), detection(marks, "violation", "violation found")
     return (
         {"accuracy": mean(marks, lambda one: one.score)}
         | named("accuracy, ", by_group(marks, lambda some: mean(some, lambda one: one.score)))
         | {"balanced accuracy": whole["balanced accuracy"]}
         | named("violations: ", {name: safety[name] for name in ("precision", "recall", "F1", "balanced accuracy")})
+        | named("agreement with physicians: ", agreement(marks, "truth", "said"))
+        | {f"agreement with physicians: kappa, {tier}": agreement(some, "truth", "said")["kappa"] for tier, some in _tiers(marks).items()}
+        | side_by_side(marks)
         | {"abstained": abstained(marks)}
     )
+
+
+def _tiers(marks: Sequence[Marked]) -> dict[str, list[Marked]]:
+    there = {tier.value: [mark for mark in marks if tier.value in mark.groups] for tier in Tier}
+    return {tier: some for tier, some in there.items() if some}
 
 
 # Pairwise
@@ -144,51 +176,70 @@ def mark_pair(pair: Pair, _: None, verdicts: Sequence[Better | None]) -> Marked:
     return _marked_pair(pair, agreed if agreed in (0, 1) else 0.5, verdicts, float(first == last != "neither"))
 
 
-def _marked_pair(pair: Pair, score: float | None, verdicts: Sequence[Better | None], by_place: float | None) -> Marked:
-    parts = {"tie": None if score is None else float(score == 0.5), "by place": by_place}
-    name = f"{pair.case.id}/{pair.good.id} over {pair.bad.id}/{pair.criterion.id}"
-    return Marked(id=name, unit=pair.case.id, groups=(pair.criterion.tier.value,), verdicts=tuple(map(said, verdicts)), score=score, parts=parts)
+def _marked_pair(pair: Pair, score: float | None, verdicts: Sequence[Better | None], by_place: float | None, **more: float | None) -> Marked:
+    parts = {"tie": None if score is None else float(score == 0.5), "by place": by_place} | more
+    return Marked(
+        id=f"{pair.case.id}/{pair.good.id} over {pair.bad.id}/{pair.criterion.id}", unit=pair.case.id, groups=(pair.criterion.tier.value,),
+        reply={"better, say physicians": pair.good.text, "the other": pair.bad.text}, verdicts=tuple(map(said, verdicts)), score=score, parts=parts,
+        instruction=pair.case.instruction, criteria=_lines(pair.criterion, len(verdicts)),
+    )  # fmt: skip
+
+
+def _lines(criterion: Criterion, asked_twice: int) -> tuple[Line, ...]:
+    line = line_of(criterion)
+    orders = [f"{line.group}, the better one {place}" for place in ("first", "last")] if asked_twice else [line.group]
+    return tuple(line.model_copy(update={"group": group}) for group in orders)
 
 
 def pair_figures(marks: Sequence[Marked]) -> Figures:
     return (
         {"accuracy, ties half": mean(marks, lambda one: one.score)}
         | named("accuracy, ", by_group(marks, lambda some: mean(some, lambda one: one.score)))
+        | ({"accuracy by verdict alone, ties half": mean(marks, part("by verdict"))} if any("by verdict" in mark.parts for mark in marks) else {})
         | {"ties": mean(marks, part("tie")), "follows the place": mean(marks, part("by place")), "abstained": abstained(marks)}
     )
 
 
-# Any judge that gives verdicts, such as a reward model's
+# A judge on this machine
 
 
-def points_by(judge: Judge, points: Sequence[Point]) -> list[Marked]:
-    """The marks of a judge that is asked for a case's answers by its whole rubric."""
-    verdict = _verdicts(judge, [point.case for point in points])
-    return [mark_point(point, None, [Reply(verdict=verdict(point.case, point.answer, point.criterion))]) for point in points]
-
-
-def pairs_by(judge: Judge, pairs: Sequence[Pair]) -> list[Marked]:
-    """The same for pairs: better is whose verdict is; equal verdicts are a tie, and who abstains on either abstains."""
-    verdict = _verdicts(judge, [pair.case for pair in pairs])
+def points_by(judge: LocalJudge, points: Sequence[Point], _: Sequence[Any] = ()) -> list[Marked]:
+    """The marks of a judge that is told a case's answers and its whole rubric, and whose scores are log-odds."""
+    known = _asked(judge, [point.case for point in points])
     marks = []
-    for pair in pairs:
-        good, bad = (verdict(pair.case, answer, pair.criterion) for answer in (pair.good, pair.bad))
-        spoke = Verdict.ABSTAIN not in (good, bad)
-        marks.append(_marked_pair(pair, (1 + pair.criterion.satisfied(good) - pair.criterion.satisfied(bad)) / 2 if spoke else None, (), None))
+    for point in points:
+        score, own, verdict = known[point.case.id, point.answer.id, point.criterion.id]
+        held = {"score": score, "raw": float(1 / (1 + np.exp(-score))), "own": own}
+        marks.append(_marked_point(point, verdict, [Reply(verdict=verdict)], held))
     return marks
 
 
-def _verdicts(judge: Judge, cases: Sequence[Case]) -> Callable[[Case, Answer, Criterion], Verdict]:
+def pairs_by(judge: LocalJudge, pairs: Sequence[Pair], _: Sequence[Any] = ()) -> list[Marked]:
+    """The same for pairs: better is whose score is, by the criterion's polarity; equal scores are a tie, and who abstains on either abstains. Beside it, by
+    verdicts alone."""
+    known = _asked(judge, [pair.case for pair in pairs])
+    marks = []
+    for pair in pairs:
+        good, bad = (known[pair.case.id, answer.id, pair.criterion.id] for answer in (pair.good, pair.bad))
+        sign = 2 * pair.criterion.satisfied(Verdict.MET) - 1
+        margin = sign * (good[0] - bad[0])
+        plain = nan if Verdict.ABSTAIN in (good[2], bad[2]) else pair.criterion.satisfied(good[2]) - pair.criterion.satisfied(bad[2])
+        score, by_verdict = (None if isnan(value) else float(1 + np.sign(value)) / 2 for value in (margin, plain))
+        marks.append(_marked_pair(pair, score, (), None, **{"by verdict": by_verdict}))
+    return marks
+
+
+def _asked(judge: LocalJudge, cases: Sequence[Case]) -> dict[tuple[str, str, str], tuple[float, float, Verdict]]:
+    """Score, probability and verdict by case, answer and criterion; each case is read once."""
     once = list({case.id: case for case in cases}.values())
-    given = judge([(case, [answer.text for answer in case.answers]) for case in once])
-    known = {
-        (case.id, answer.id, criterion.id): verdict
-        for case, said_of in zip(once, given, strict=True)
-        for answer, verdicts in zip(case.answers, said_of, strict=True)
-        for criterion, verdict in zip(case.rubric.criteria, verdicts, strict=True)
+    given: Sequence[Said] = judge(once, [[answer.text for answer in case.answers] for case in once])
+    return {
+        (case.id, answer.id, criterion.id): (float(one.score[a, k]), float(one.probability[a, k]), one.verdicts[a][k])
+        for case, one in zip(once, given, strict=True)
+        for a, answer in enumerate(case.answers)
+        for k, criterion in enumerate(case.rubric.criteria)
     }
-    return lambda case, answer, criterion: known[case.id, answer.id, criterion.id]
 
 
-POINTWISE = Suite(SOURCE, read_points, mark_point, point_figures, judge=judge_point)
-PAIRWISE = Suite(SOURCE, read_pairs, mark_pair, pair_figures, judge=judge_pair)
+POINTWISE = Suite(SOURCE, read_points, mark_point, point_figures, judge=judge_point, by=points_by, calibrate=calibrate, of=source_of(SOURCE))
+PAIRWISE = Suite(SOURCE, read_pairs, mark_pair, pair_figures, judge=judge_pair, by=pairs_by, of=source_of(SOURCE))

@@ -7,15 +7,30 @@ from pathlib import Path
 from promedical_jax import __version__
 from promedical_jax.atomic import replacing
 from promedical_jax.errors import InputError
-from promedical_jax.rubric.case import Record
+from promedical_jax.rubric.case import Record, Text
 from promedical_jax.rubric.lines import parse, read_records
-from promedical_jax.suites.suite import Figures, Marked, Source
+from promedical_jax.suites.suite import Figure, Figures, Marked, Source
 
 ITEMS, REPORT = "items.jsonl", "report.json"
 
 
+class Against(Record):
+    """This run against a base, item by item. `p`: two-sided, of the points of each unit above and below even, by flipping their signs (intervals.py)."""
+
+    base: Text
+    win_rate: Figure
+    won: int
+    tied: int
+    lost: int
+    p: float | None
+
+
 class Report(Record):
-    """report.json. `items`: how many there are; `silent`: without a sound reply; `judgements`, and `failed` of these: they abstain, and are no zeros."""
+    """report.json. `items`: how many there are; `silent`: without a sound reply; `judgements`, and `failed` of these: they abstain, and are no zeros.
+
+    judge_version: what tells this judge from another one of its name: a hash of a folder; null where an endpoint does not say. judge_calibration: what makes
+    verdicts of what it says. calibration: how the figures called raw and calibrated came about. against: of a run with a base.
+    """
 
     suite: str
     source: Source
@@ -27,6 +42,11 @@ class Report(Record):
     judgements: int
     failed: int
     figures: Figures
+    answerer_version: str | None = None
+    judge_version: str | None = None
+    judge_calibration: str | None = None
+    calibration: str | None = None
+    against: Against | None = None
     version: str = __version__
 
 

@@ -13,7 +13,9 @@ from pydantic import BaseModel, Field, JsonValue
 
 from promedical_jax.asking import Ask, about
 from promedical_jax.bench.intervals import Interval
-from promedical_jax.rubric.case import Record, Text
+from promedical_jax.rubric.case import Message, Polarity, Record, Text
+from promedical_jax.suites.judges import LocalJudge
+from promedical_jax.suites.recipe import Apart
 
 T = TypeVar("T")
 
@@ -30,12 +32,22 @@ class Source(Record):
     scoring: Text
 
 
+class Line(Record):
+    """What a verdict is of, as pages show it. group: its tier, or whatever the suite has."""
+
+    text: Text
+    group: str = ""
+    polarity: Polarity = Polarity.REQUIRED
+    weight: float | None = None
+
+
 class Marked(Record):
     """One item after the run: a line of items.jsonl.
 
     reply: what was replied, None where nothing sound came. verdicts: what the judge said of it, in the order of the questions to it, None where it failed.
     score: the item's own, None where it abstains. parts: the numbers that the figures are made of. unit: what is drawn at random for the intervals, the item
-    itself or the case that it shares with others. groups: of which figures apart it is counted.
+    itself or the case that it shares with others. groups: of which figures apart it is counted. beliefs: the judge's score and probabilities, where it is them
+    that are measured. instruction and criteria: what pages show beside; of several answers each is judged by all criteria.
     """
 
     id: Text
@@ -45,6 +57,9 @@ class Marked(Record):
     verdicts: tuple[JsonValue, ...] = ()
     score: float | None = None
     parts: dict[str, float | None] = Field(default_factory=dict)
+    beliefs: dict[str, float | None] = Field(default_factory=dict)
+    instruction: tuple[Message, ...] = ()
+    criteria: tuple[Line, ...] = ()
 
 
 class Figure(Record):
@@ -77,7 +92,9 @@ class Likely:
 class Suite(Generic[T]):
     """ask: what the answerer is asked; None: the answers are in the file. judge: what the judge is asked of a reply; None: nobody judges.
     beside: reads the items that are asked besides, of a file or of ours. likely: the item for `model` in the place of an answerer, and what marks it then.
-    also: writes the figures of a judge, by its name, in the form that others read.
+    also: writes the figures of a judge, by its name, in the form that others read. by: marks by a judge on this machine, such as a reward model, of items and
+    replies. samples: the answerer may be a policy on this machine, which is sampled. calibrate: fits the judge's probabilities to some of the marks, and
+    says how in words. points: how far the second of two marks of an item wins against the first, in [0, 1]. of: what a file itself says of its source.
 
     `read` raises InputError, naming the first record that is not of the suite's form.
     """
@@ -92,6 +109,11 @@ class Suite(Generic[T]):
     likely: Callable[[T], Likely] | None = None
     mark_likely: Callable[[T, Sequence[float]], Marked] | None = None
     also: Callable[[Path, Sequence[Marked], Figures, str], None] | None = None
+    by: Callable[[LocalJudge, Sequence[T], Sequence[Any]], list[Marked]] | None = None
+    samples: bool = False
+    calibrate: Callable[[Sequence[Marked], Apart], tuple[list[Marked], str]] | None = None
+    points: Callable[[Marked, Marked], float | None] | None = None
+    of: Callable[[Path], Source] | None = None
 
 
 def asked(task: str, material: dict[str, Any], form: type[BaseModel]) -> Ask:
@@ -101,3 +123,16 @@ def asked(task: str, material: dict[str, Any], form: type[BaseModel]) -> Ask:
 def said(reply: BaseModel | None) -> JsonValue:
     """A reply as items.jsonl keeps it."""
     return None if reply is None else reply.model_dump(mode="json")
+
+
+def questions(suite: Suite, item: Any) -> Sequence[Ask]:
+    """What the measured model is asked about an item; of a suite without an answerer that is the judge."""
+    if suite.ask:
+        return [suite.ask(item)]
+    assert suite.judge
+    return suite.judge(item, None)
+
+
+def unheard(suite: Suite, item: Any) -> Marked:
+    """The mark of an item to which nobody said anything: its id, before anybody is asked."""
+    return suite.mark(item, None, [] if suite.ask else [None] * len(questions(suite, item)))

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from promedical_jax.suites.report import Report
+from promedical_jax.suites.report import Against, Report
 from promedical_jax.suites.suite import Figure
 
 
@@ -21,14 +21,35 @@ def print_report(report: Report, console: Console) -> None:
     for name, figure in report.figures.items():
         table.add_row(escape(name), shown(figure), f"{figure.n:,}")
     console.print(table)
-    roles = (("answerer", report.answerer), ("judge", report.judge))
+    roles = (("answerer", titled(report.answerer, report.answerer_version)), ("judge", titled(report.judge, report.judge_version)))
     for line in (
         "in brackets: 95 % intervals",
         f"{report.items:,} items, {report.silent:,} without a sound reply; {report.judgements:,} judgements, {report.failed:,} failed, which abstain",
         *(f"{role}: {name}" for role, name in roles if name),
+        *([f"the judge's calibration: {report.judge_calibration}"] if report.judge_calibration else []),
+        *([f"raw and calibrated: {report.calibration}"] if report.calibration else []),
+        *([fared(report.against)] if report.against else []),
         f"{source.name}, {source.version}: {source.licence}, {source.url}",
     ):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def titled(name: str | None, version: str | None) -> str | None:
+    return f"{name}, version {version}" if name and version else name
+
+
+def fared(one: Against) -> str:
+    counts = f"{one.won:,} items won, {one.tied:,} tied, {one.lost:,} lost"
+    p = "" if one.p is None else f"; {PAIRED}: p {chance(one.p)}"
+    return f"against {one.base}: win rate {shown(one.win_rate)}, ties half; {counts}{p}"
+
+
+PAIRED = "paired permutation test, signs of the items' differences flipped, two-sided, ties kept"
+
+
+def chance(p: float) -> str:
+    """As '< 0.001' or '= 0.013'."""
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
 
 
 def shown(figure: Figure) -> str:

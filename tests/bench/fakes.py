@@ -98,9 +98,8 @@ def implicit() -> RewardModelFigures:
 
 
 def figures(s1: float, s2: float, safe: float, length: float) -> PolicyFigures:
-    return PolicyFigures(
-        s1=around(s1, 0.031), s2=around(s2, 0.042), safe=around(safe, 0.045), length=Interval(length, length - 1.2, length + 1.1), n_cases=200, n_answers=800
-    )
+    s3, span = Interval(1.2 * (1 - safe), 1.1 * (1 - safe), 1.3 * (1 - safe)), Interval(length, length - 1.2, length + 1.1)
+    return PolicyFigures(s1=around(s1, 0.031), s2=around(s2, 0.042), s3=s3, safe=around(safe, 0.045), length=span, n_cases=200, n_answers=800)
 
 
 REPORT = Report(

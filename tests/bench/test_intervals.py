@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import binomtest, permutation_test
 
-from promedical_jax.bench.intervals import Interval, bootstrap, bootstrap_of, bootstrap_ratio, clopper_pearson, wilson
+from promedical_jax.bench.intervals import Interval, bootstrap, bootstrap_of, bootstrap_ratio, clopper_pearson, sign_flips, wilson
 
 shares = st.lists(st.floats(0, 1), min_size=1, max_size=30)
 
@@ -144,3 +144,30 @@ def test_a_bootstrapped_statistic_is_a_function_of_its_seed_and_sees_rows_in_the
 def test_resamples_without_a_statistic_are_left_out() -> None:
     rows = [[0, 0], [0, 0], [0, 0], [1, 2]]  # a third of the resamples have no trial
     assert bootstrap_of(rows, share) == Interval(0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("values", [[0.5, 0.5, 0.5, -0.5, 0.0, 0.25], [1.0, 0.2, -0.1, 0.4, 0.3, 0.35, -0.25, 0.1, 0.6], [0.5, -0.5]])
+def test_few_differences_are_tested_exactly(values: list[float]) -> None:
+    """Against scipy, which tries all signs too; ties stay and change nothing."""
+    wanted = permutation_test((np.array(values),), lambda x, axis: x.mean(axis), permutation_type="samples", vectorized=True, n_resamples=np.inf).pvalue
+    assert sign_flips(values) == pytest.approx(wanted, abs=1e-12)
+    assert sign_flips([*values, 0.0, 0.0, math.nan]) == sign_flips(values) == sign_flips([-value for value in values])
+
+
+def test_many_differences_are_tested_by_draws_that_are_the_same_each_time() -> None:
+    rng = np.random.default_rng(3)
+    for shift in (0.0, 0.15, 0.25):
+        values = rng.normal(shift, 1, 120)
+        wanted = permutation_test((values,), lambda x, axis: x.mean(axis), permutation_type="samples", vectorized=True, n_resamples=20_000, rng=rng).pvalue
+        assert sign_flips(values) == sign_flips(values) == pytest.approx(wanted, abs=0.015)
+
+
+def test_equal_runs_do_not_differ_and_nothing_is_no_test() -> None:
+    assert sign_flips([0.0] * 5) == 1.0 and sign_flips([0.0] * 500) == 1.0 and sign_flips([0.3]) == 1.0 and math.isnan(sign_flips([math.nan]))
+
+
+def test_the_test_errs_as_often_as_it_says() -> None:
+    """Of 400 pairs of equal runs with ties, those called different at 0.05: 20, give or take."""
+    rng = np.random.default_rng(0)
+    draws = [rng.choice([-0.5, -0.25, 0.0, 0.0, 0.25, 0.5], 13) for _ in range(400)]
+    assert 5 <= sum(sign_flips(draw) <= 0.05 for draw in draws) <= 32

@@ -19,7 +19,7 @@ from promedical_jax.corpus.recipe import CorpusConfig
 from promedical_jax.errors import InputError
 from promedical_jax.recipe import dump, keys, read_recipe
 from promedical_jax.review.recipe import ReviewConfig
-from promedical_jax.suites.recipe import SuiteConfig
+from promedical_jax.suites.recipe import BuildConfig, SuiteConfig
 from promedical_jax.train.resume import Resume
 
 STAGES: dict[str, type[Stage]] = {"sft": SftConfig, "rm": RmConfig, "grpo": GrpoConfig}
@@ -221,7 +221,8 @@ def test_the_installed_command_is_this_one() -> None:
 def test_the_recipes_of_the_repository_are_sound(file: Path) -> None:
     """By their folder, or by the stage that their name starts with, with what they leave to the user given."""
     by_folder = {"corpus": CorpusConfig, "review": ReviewConfig, "bench": SuiteConfig}
-    schema = by_folder.get(file.parent.name) or next(SCHEMAS[stage] for stage in SCHEMAS if file.name.startswith(stage))
+    by_name = {"build.yaml": BuildConfig}
+    schema = by_name.get(file.name) or by_folder.get(file.parent.name) or next(SCHEMAS[stage] for stage in SCHEMAS if file.name.startswith(stage))
     given = yaml.safe_load(file.read_text()) or {}
     config = read_recipe(schema, file, {key.name: "here" for key in keys(schema) if key.default is None and key.name not in given})
     assert dump(config)

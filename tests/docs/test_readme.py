@@ -61,6 +61,9 @@ SMALL = {
     "promedical bench run": "",
     "promedical bench compare": "",
     "promedical bench run --suite medqa": "--items 3",
+    "promedical bench build": "",
+    "promedical bench run --suite promedical": "--items 4",
+    "promedical bench run --suite promedical-policy": "--sampling.answers 2",
     "promedical bench runs/clinic/grpo": "--answers 2 --answer_tokens 8",
     "promedical bench runs/clinic/rm": "",
     "promedical bench runs/clinic/sft": "",
@@ -100,6 +103,7 @@ def _blocks() -> list[Block]:
 
 
 BLOCKS = _blocks()
+OURS = re.compile(r"(?:[A-Z_]+=\S+ )*promedical ")
 COMMANDS = [(block.heading, line) for block in BLOCKS if block.language == "bash" for line in block.text.splitlines() if line.strip()]
 
 
@@ -144,7 +148,7 @@ class Shop:
 
     def lines(self, heading: str) -> list[str]:
         lines = [line for place, line in COMMANDS if place == heading]
-        parts = [[small(part) for part in line.split(" && ") if "promedical " in part] for line in lines]
+        parts = [[small(part) for part in line.split(" && ") if OURS.match(part)] for line in lines]
         return [" && ".join(ours) for ours in parts if ours]
 
 
@@ -182,7 +186,7 @@ def real(shop: Shop, data: Path) -> Shop:
     return shop
 
 
-@pytest.mark.parametrize("line", [part for _, line in COMMANDS for part in line.split(" && ") if "promedical " in part])
+@pytest.mark.parametrize("line", [part for _, line in COMMANDS for part in line.split(" && ") if OURS.match(part)])
 def test_every_command_and_flag_is_known(line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Recipes are read and printed, with the keys that flags set; of the other commands the help has each flag."""
     monkeypatch.chdir(ROOT)
@@ -326,11 +330,12 @@ def test_questions_become_a_corpus(benchmark: Shop) -> None:
     assert "difficulty, difficulty (Qwen/Qwen3-8B):" in cost.stdout and "spent so far 0" in cost.stdout
 
 
-def test_physicians_review_answers(real: Shop) -> None:
-    """Ada says yes to everything, and Ben the same but for the first criterion of answer A; both prefer A."""
-    imported, sent, back, agreed, adjudicated, rubrics = real.lines("Review by physicians")
-    assert "wrote runs/kqa/cases.jsonl" in real.run(imported).stdout
-    assert re.findall(r"(\w+): (\d+) tasks", real.run(sent).stdout) == [("ada", "30"), ("ben", "30")]  # as many as have two answers
+@pytest.fixture(scope="module")
+def reviewed(real: Shop) -> tuple[Shop, list[str]]:
+    """The shop after a review, and what the first commands printed. Ada says yes to everything but the second criterion of the answer that is later
+    in the alphabet, and Ben the same but for its first; both prefer A."""
+    imported, sent, back, *_ = real.lines("Review by physicians")
+    printed = [real.run(imported).stdout, real.run(sent).stdout]
     folder, exports = real.folder / "runs" / "review" / "answers", real.folder / "runs" / "review" / "exports"
     assert {path.name for path in folder.iterdir()} == {"sealed.json", *(f"{name}.{kind}" for name in ("ada", "ben") for kind in ("config.xml", "tasks.json"))}
     exports.mkdir()
@@ -338,10 +343,20 @@ def test_physicians_review_answers(real: Shop) -> None:
         rows = json.loads((folder / f"{name}.tasks.json").read_text())
         for row in rows:
             said = {f"{letter}_{n}": "met" for n in range(len(row["data"]["criteria"])) for letter in "ab"} | {"better_0": "a"}
-            said |= {"a_0": "unmet"} if name == "ben" else {}
+            later = "ab"[row["data"]["b"] > row["data"]["a"]]
+            said |= {f"{later}_1": "unmet"} | ({f"{later}_0": "unmet"} if name == "ben" else {})
             row["annotations"] = [{"id": 1, "result": [{"from_name": field, "value": {"choices": [value]}} for field, value in said.items()]}]
         (exports / f"{name}.json").write_text(json.dumps(rows))
-    assert "wrote runs/review/answers/settled.jsonl" in real.run(back).stdout
+    return real, [*printed, real.run(back).stdout]
+
+
+def test_physicians_review_answers(reviewed: tuple[Shop, list[str]]) -> None:
+    real, (imported, sent, back) = reviewed
+    *_, agreed, adjudicated, rubrics = real.lines("Review by physicians")
+    folder = real.folder / "runs" / "review" / "answers"
+    assert "wrote runs/kqa/cases.jsonl" in imported
+    assert re.findall(r"(\w+): (\d+) tasks", sent) == [("ada", "30"), ("ben", "30")]  # as many as have two answers
+    assert "wrote runs/review/answers/settled.jsonl" in back
     assert "preferences" in real.run(agreed).stdout and json.loads((folder / "agreement.json").read_text())["verdicts"]["safety"]["units"] == 60
     assert "cleo: 30 tasks" in real.run(adjudicated).stdout and (folder / "adjudication" / "cleo.tasks.json").exists()
     assert "ben: 101 tasks" in real.run(rubrics).stdout
@@ -357,7 +372,7 @@ def test_suites_are_run_and_compared(real: Shop, hub: Shop, server: Server) -> N
         return 200, json.dumps({"choices": [{"message": {"content": said}}]}), {}
 
     server.reply = reply
-    checked, bench, safety, local, compare = real.lines("Suites")
+    checked, bench, safety, local, compare, *_ = real.lines("Suites")
     at = f" --answerer.url {server.url} --judge.url {server.url}"
     assert "300 items" in real.run(checked).stdout
     assert "harmless requests refused" in real.run(f"{safety}{at} --items 3").stdout
@@ -369,10 +384,42 @@ def test_suites_are_run_and_compared(real: Shop, hub: Shop, server: Server) -> N
     assert "Where they differ most" in (real.folder / "runs" / "suites" / "compare.html").read_text()
 
 
+def test_a_bench_is_built_of_the_review_and_an_endpoint_measured_by_it(reviewed: tuple[Shop, list[str]], server: Server) -> None:
+    """Of one answer's first criterion Ada says yes and Ben no, in 30 cases; on all others they agree."""
+    real, _ = reviewed
+    server.reply = lambda *_: (200, json.dumps({"choices": [{"message": {"content": json.dumps({"verdict": "met"})}}]}), {})
+    build, run = real.lines("Suites")[5:7]
+    assert "30 the physicians differ" in real.run(build).stdout
+    done = real.run(f"{run} --judge.url {server.url}")
+    assert "agreement with physicians: kappa" in done.stdout and "accuracy, calibrated" in done.stdout
+
+
+@pytest.mark.slow
+def test_judges_on_this_machine_and_policies_are_run_and_compared(reviewed: tuple[Shop, list[str]], hub: Shop) -> None:
+    shop, _ = reviewed
+    if not (shop.folder / "runs" / "bench").exists():
+        shop.run(shop.lines("Suites")[5])
+    pairs, zero_shot, base, aligned, compare = [hub.run(line).stdout for line in shop.lines("Suites")[7:]]
+    assert "accuracy by verdict alone" in pairs and "asked yes or no" in zero_shot
+    assert "the clinic's checker" in base and "against runs/suites/base: win rate" in aligned and "policies.html" in compare
+
+
 def test_the_suites_of_the_readme_are_those_that_there_are() -> None:
     section = README.split("## Suites")[1].split("\n## ")[0]
     assert {name for row in re.findall(r"^\| (`[^|]+) \|", section, re.MULTILINE) for name in re.findall(r"`([^`]+)`", row)} - {"suite"} == SUITES.keys()
     assert f"{len(read_harmless(None))} of ours" in section
+
+
+def test_tasks_for_other_harnesses_are_those_that_there_are() -> None:
+    """tests/serve/test_serve_inspect.py and tests/live/test_lm_eval_tasks.py run some."""
+    lines = [line for heading, line in COMMANDS if heading == "Suites from Inspect and lm-evaluation-harness"]
+    inspected, given = (set(re.findall(pattern, "\n".join(lines))) for pattern in (r"promedical_jax/([\w-]+) ", r"-T (\w+)="))
+    assert inspected == {"healthbench", "kqa"} <= SUITES.keys() and given == {"path"}
+    section = README.split("## Suites from Inspect")[1].split("\n## ")[0]
+    tasks = {yaml.stem for yaml in (ROOT / "promedical_jax" / "suites" / "lm_eval_tasks").glob("[a-z]*.yaml")}
+    assert set(re.findall(r"promedical_(medqa|medmcqa|pubmedqa|\w+_generate)", section)) <= tasks
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["entry-points"]["inspect_ai"]["promedical_jax"] == "promedical_jax.suites.inspect_tasks" and "bench" in project["optional-dependencies"]
 
 
 @pytest.mark.slow

@@ -9,7 +9,10 @@ from pathlib import Path
 import jax
 import pytest
 
+from promedical_jax.bench.parts import cell
 from promedical_jax.bench.report import read_report
+from promedical_jax.suites.compare import against, read_runs
+from promedical_jax.suites.compare_page import page
 
 TINY = ["--train_cases", "64", "--held_out_cases", "8", "--sft_steps", "4", "--rm_steps", "3", "--grpo_steps", "2"]
 
@@ -45,6 +48,37 @@ def test_writes_what_it_promises(finished: Path) -> None:
     assert (finished / "cases" / "held_out.jsonl").exists() and (finished / "grpo" / "model" / "model.safetensors").exists()
     for stage in ("sft", "rm", "grpo"):
         assert any((finished / stage / "checkpoints").iterdir())
+
+
+def test_both_policies_are_runs_that_are_compared_and_have_the_reports_figures(finished: Path) -> None:
+    """What `promedical bench compare` reads has the figures and intervals of report.json to the last bit, and its page shows them to all printed digits."""
+    report, folders = read_report(finished / "report.json"), [finished / "bench" / name for name in ("base", "aligned")]
+    base, aligned = read_runs(folders)
+    names = {"safe": "safe answers", "s1": "S1 proficiency", "s2": "S2 excellence", "s3": "S3 violations", "length": "length, tokens"}
+    html = page([base, aligned])
+    for run, wanted in ((base, report.base), (aligned, report.aligned)):
+        assert run.report.items == wanted.n_cases and sum(len(mark.reply) for mark in run.marks.values()) == wanted.n_answers  # type: ignore[arg-type]
+        for theirs, ours in names.items():
+            assert run.report.figures[ours].interval == getattr(wanted, theirs), ours
+            shown = html[html.index(f"<td>{ours}<span>") :].split("</tr>")[0]
+            assert cell(run.name, getattr(wanted, theirs), share=theirs in ("safe", "s1", "s2")) in shown
+        assert run.report.judge == "the clinic's checker, which knows the truth"
+    found = against(base, aligned)
+    assert found and found.win_rate.interval == report.win_rate and cell("Win rate", report.win_rate) in html
+    assert found.won + found.tied + found.lost == report.base.n_cases
+
+
+@pytest.mark.slow
+def test_a_run_by_the_command_samples_the_same_and_judges_the_same(finished: Path, tmp_path: Path) -> None:
+    """Sampled anew by the recipe's answers and seed, the two runs are the quickstart's own, byte for byte."""
+    for name, stage in (("base", "sft"), ("aligned", "grpo")):
+        command = ["bench", "run", "--suite", "promedical-policy", "--data", str(finished / "cases" / "held_out.jsonl"), "--policy",
+                   str(finished / stage / "model"), "--sampling.answers", "8", "--sampling.answer_tokens", "48", "--batch", "16"]  # fmt: skip
+        whole = [sys.executable, "-m", "promedical_jax.cli", *command, "--out", str(tmp_path / name)]
+        done = subprocess.run(whole, capture_output=True, text=True, check=False, env=QUICKLY)
+        assert done.returncode == 0, done.stderr
+        for file in ("items.jsonl", "report.json"):
+            assert (tmp_path / name / file).read_bytes() == (finished / "bench" / name / file).read_bytes()
 
 
 def test_ledger_has_a_row_for_each_rollout_and_criterion(finished: Path) -> None:

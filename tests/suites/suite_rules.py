@@ -19,7 +19,9 @@ def by(answers: Callable[[dict[str, Any]], Any], judges: Callable[[dict[str, Any
     def reply(_: int, body: dict[str, Any]) -> tuple[int, str, dict[str, str]]:
         content = (answers if body["model"] == "answerer" else judges)(body)
         text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
-        return 200, json.dumps({"choices": [{"message": {"content": "that is no reply" if content is None else text}}]}, ensure_ascii=False), {}
+        message = {"role": "assistant", "content": "that is no reply" if content is None else text}
+        whole = {"model": body["model"], "choices": [{"index": 0, "finish_reason": "stop", "message": message}]}
+        return 200, json.dumps(whole, ensure_ascii=False), {}
 
     return reply
 

@@ -4,14 +4,17 @@ import json
 from pathlib import Path
 
 import pytest
+from outline import Outline
 
 from promedical_jax.cli import main
 from promedical_jax.errors import InputError
-from promedical_jax.suites.compare import differences, farthest, read_runs
+from promedical_jax.rubric import Message, Polarity
+from promedical_jax.suites.compare import against, differences, farthest, read_runs
 from promedical_jax.suites.compare_page import page
+from promedical_jax.suites.figures import mean
 from promedical_jax.suites.known import SUITES
 from promedical_jax.suites.report import Report, write
-from promedical_jax.suites.suite import Marked
+from promedical_jax.suites.suite import Line, Marked
 
 
 def save(folder: Path, scores: dict[str, float | None], suite: str = "kqa", text: str = "Rest.") -> Path:
@@ -84,3 +87,65 @@ def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
     (one / "report.json").write_text(json.dumps(report | {"colour": 1}))
     with pytest.raises(InputError, match=r"report\.json, field colour"):
         read_runs([one, one])
+
+
+HOSTILE = '<script>alert("x")</script></td></style><img src=x onerror=y> &amp; \'"'
+
+
+def policy_run(folder: Path, text: str, words: str) -> Path:
+    """A case about which everything says `text`, answered twice; words: + met, - unmet, ? abstained, for each answer and criterion."""
+    lines = (Line(text=f"要点 {text}", group="proficiency", weight=1.0), Line(text=text, group="safety", polarity=Polarity.FORBIDDEN))
+    said = tuple({"verdict": {"+": "met", "-": "unmet", "?": "abstain"}[word]} for word in words)
+    marks = [Marked(id=text, unit=text, reply=[f"{text} {folder.name}", f"{text} 二"], verdicts=said, parts={"S1": 0.5, "safe": 1.0},
+                    instruction=(Message(role="user", content=text),), criteria=lines)]  # fmt: skip
+    source = SUITES["promedical-policy"].source.model_copy(update=dict.fromkeys(("name", "about", "licence", "version", "scoring"), text))
+    said_of = dict.fromkeys(("data", "answerer", "judge", "judge_version", "judge_calibration", "calibration"), text)
+    figures = {text: mean(marks, lambda one: one.parts["S1"])}
+    write(folder, marks, Report(suite="promedical-policy", source=source, items=1, silent=0, judgements=4, failed=0, figures=figures, **said_of))
+    return folder
+
+
+def two(folder: Path, text: str) -> str:
+    return page(read_runs([policy_run(folder / "one", text, "---+"), policy_run(folder / "two", text, "+--?")]))
+
+
+def test_hostile_text_stays_text_wherever_it_comes_from(tmp_path: Path) -> None:
+    outline, plain = Outline(two(tmp_path / "bad", HOSTILE)), Outline(two(tmp_path / "plain", "x"))
+    assert outline.tags == plain.tags and not {"script", "img", "iframe", "object", "embed", "link"} & (set(outline.tags) - {"link"})
+    assert outline.text.count(HOSTILE) >= 15
+
+
+def test_the_page_asks_nothing_of_the_network(tmp_path: Path) -> None:
+    html = two(tmp_path, "x")
+    outline = Outline(html)
+    assert [value for name, value in outline.attributes if name in ("src", "href", "srcset", "action", "data")] == ["data:,"]
+    assert "@import" not in html and "url(" not in html and "default-src 'none'" in html
+
+
+def test_chinese_is_shown_as_it_is(tmp_path: Path) -> None:
+    text = "布洛芬可以和降压药一起吃吗？"
+    outline = Outline(two(tmp_path, text))
+    assert outline.text.count(text) >= 15 and f"要点 {text}" in outline.text and f"{text} 二" not in outline.text
+
+
+def test_a_case_is_shown_with_criteria_verdicts_and_the_answers_that_differ_most(tmp_path: Path) -> None:
+    """Of two answers each the runs differ on one criterion, and the first is shown: unmet and met, and twice avoided. Then on both of the second."""
+    html = two(tmp_path, "x")
+    item = html[html.index('id="items"') :]
+    assert "one, answer 1 of 2" in item and item.count('aria-label="missing"') == 1 and item.count('aria-label="done"') == 1
+    assert item.count('aria-label="avoided"') == 2 and "100" in item
+    second = page(read_runs([policy_run(tmp_path / "one", "x", "---+"), policy_run(tmp_path / "two", "x", "+-+?")]))
+    assert "two, answer 2 of 2" in second and 'aria-label="violated"' in second and 'aria-label="not judged"' in second
+
+
+def test_who_wins_is_said_with_its_test(tmp_path: Path) -> None:
+    """The second wins the first answer by skill, and of the second answer nobody knows."""
+    runs = read_runs([policy_run(tmp_path / "one", "x", "---+"), policy_run(tmp_path / "two", "x", "+--?")])
+    found = against(*runs)
+    assert found and (found.won, found.tied, found.lost, found.win_rate.mean) == (1, 0, 0, 1.0) and against(runs[1], runs[0]).lost == 1  # type: ignore[union-attr]
+    html = page(runs)
+    assert "paired permutation test" in html and "1 / 0 / 0" in html and "different judges" not in html
+    report = json.loads((tmp_path / "two" / "report.json").read_text())
+    (tmp_path / "two" / "report.json").write_text(json.dumps(report | {"judge_version": "2"}))
+    assert "different judges" in page(read_runs([tmp_path / "one", tmp_path / "two"]))
+    assert 'id="wins"' not in page(read_runs([save(tmp_path / "a", {"a": 0.0}), save(tmp_path / "b", {"a": 1.0})]))

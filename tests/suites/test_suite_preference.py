@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+from datasets import load_dataset
 from hypothesis import given
 from hypothesis import strategies as st
 from scripted import hashed
@@ -19,7 +21,7 @@ from suite_rules import by, figure, material, ran, recipe
 
 from promedical_jax.bench.intervals import bootstrap_of
 from promedical_jax.errors import InputError
-from promedical_jax.suites import preference
+from promedical_jax.suites import preference, rewardbench
 
 SUBSETS = ["Factuality", "Safety", "Math"]
 FOURS = [
@@ -103,12 +105,30 @@ def test_pairs_as_texts_and_as_conversations_by_any_function(tmp_path: Path) -> 
     assert figures["equal scores"].mean == 0.25 and figures["accuracy, empty"].mean == 1.0
 
 
-def test_results_are_written_as_rewardbench_has_them(server: Server, tmp_path: Path) -> None:
-    (tmp_path / "rb.jsonl").write_text("".join(json.dumps(row) + "\n" for row in FOURS))
+def test_results_are_read_as_rewardbench_reads_its_own(server: Server, tmp_path: Path) -> None:
+    """As analysis/utils.py of allenai/reward-bench does: all files of all organisations' folders by `datasets`, without the column chat_template."""
+    (tmp_path / "rb.jsonl").write_text("".join(json.dumps(row) + "\n" for row in FOURS + TIES))
     server.reply = by(lambda _: None, lambda body: {"why": "", "rating": rating(material(body)["answer"])})
     report, _ = ran(recipe(server, "rewardbench2", tmp_path / "rb.jsonl", tmp_path / "out", "judge"))
-    written = json.loads((tmp_path / "out" / "rewardbench.json").read_text())
-    assert written == {"model": f"judge at {server.url}", "model_type": "Generative RM"} | {subset: figure(report, subset) for subset in sorted(SUBSETS)}
+    shutil.copytree(tmp_path / "out" / "results", tmp_path / "results")
+    items = [preference.Item(str(n), "p", ("好", "b"), 1, subset) for n, subset in enumerate(("easy", "hard", "hard"))]
+    marks = preference.by_function(items, lambda _, answer: float(answer == "好"))
+    rewardbench.write_results(tmp_path, marks, preference.pair_figures(marks), "mine/8B", "Seq. Classifier", "tokenizer")
+
+    files = sorted(file for folder in (tmp_path / "results" / "eval-set").iterdir() if folder.is_dir() for file in folder.glob("*.json"))
+    assert [str(file.relative_to(tmp_path)) for file in files] == ["results/eval-set/local/judge.json", "results/eval-set/mine/8B.json"]
+    read = [load_dataset("json", data_files=str(file), split="train", cache_dir=str(tmp_path)).to_pandas() for file in files]
+    judged, mine = (frame.drop(columns=["chat_template"]) for frame in read)
+    assert judged.to_dict("records") == [
+        {"model": "judge", "model_type": "Generative RM"} | {subset: figure(report, subset) for subset in (*SUBSETS, "Ties")}]  # fmt: skip
+    assert mine.to_dict("records") == [{"model": "mine/8B", "model_type": "Seq. Classifier", "easy": 1.0, "hard": 1.0}]
+    assert files[0].read_text() == json.dumps(json.loads(files[0].read_text()), indent=4, sort_keys=True)
+
+
+def test_a_subset_where_all_abstain_has_no_accuracy(tmp_path: Path) -> None:
+    marks = preference.by_function([preference.Item("1", "p", ("a", "b"), 1, "all")], lambda *_: None)
+    rewardbench.write_results(tmp_path, marks, preference.pair_figures(marks), "org/sub/name")
+    assert json.loads((tmp_path / "results" / "eval-set" / "org--sub" / "name.json").read_text())["all"] is None
 
 
 @pytest.mark.parametrize(("change", "said"), [({"chosen": []}, "field chosen"), ({"prompt": " "}, "field prompt"), ({"rejected": 3}, "field rejected"),

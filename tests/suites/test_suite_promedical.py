@@ -14,6 +14,7 @@ from promedical_jax.errors import InputError
 from promedical_jax.rubric import Case, Criterion, Judgement, Message, Rubric, Tier, Verdict, write_cases
 from promedical_jax.rubric.case import Answer, Polarity
 from promedical_jax.suites import promedical
+from promedical_jax.suites.judges import of_verdicts
 
 BONUS, VETO = "Is kind.", "Names a wrong drug."
 CRITERIA = (Criterion(id="do", text="Names the cause.", tier=Tier.PROFICIENCY, weight=1.0), Criterion(id="nice", text=BONUS, tier=Tier.EXCELLENCE),
@@ -88,9 +89,8 @@ def test_any_judge_can_be_measured_by_the_physicians_of_kqa(data: Path, tmp_path
     def errs(case: Case, text: str, criterion: Criterion) -> Verdict:
         return list(Verdict)[hashed(case.id + text + criterion.id, 3)]
 
-    marks = promedical.points_by(
-        lambda answered: [[tuple(errs(one, text, c) for c in one.rubric.criteria) for text in texts] for one, texts in answered], points
-    )
+    judge = of_verdicts(lambda answered: [[tuple(errs(one, text, c) for c in one.rubric.criteria) for text in texts] for one, texts in answered])
+    marks = promedical.points_by(judge, points)
     said = [(point.truth, errs(point.case, point.answer.text, point.criterion)) for point in points]
     spoke = [(true, verdict) for true, verdict in said if verdict is not Verdict.ABSTAIN]
     figures = promedical.point_figures(marks)
@@ -102,10 +102,10 @@ def test_who_knows_the_truth_is_right_on_every_pair(tmp_path: Path) -> None:
     human = [one.model_copy(update={"verdicts": tuple(j.model_copy(update={"human": True}) for j in one.verdicts)}) for one in make_cases(12, 0)]
     write_cases(tmp_path / "clinic.jsonl", human)
     pairs = promedical.read_pairs(tmp_path / "clinic.jsonl")
-    knows = promedical.pair_figures(promedical.pairs_by(truth, pairs))
+    knows = promedical.pair_figures(promedical.pairs_by(of_verdicts(truth), pairs))
     assert len(pairs) > 50 and knows["accuracy, ties half"].mean == 1.0 and knows["accuracy, ties half"].low < 1.0 and knows["ties"].mean == 0.0
     silent = promedical.pair_figures(
-        promedical.pairs_by(lambda answered: [[(Verdict.ABSTAIN,) * len(c.rubric.criteria) for _ in t] for c, t in answered], pairs)
+        promedical.pairs_by(of_verdicts(lambda answered: [[(Verdict.ABSTAIN,) * len(c.rubric.criteria) for _ in t] for c, t in answered]), pairs)
     )
     assert silent["accuracy, ties half"].mean is None and silent["abstained"].mean == 1.0
 

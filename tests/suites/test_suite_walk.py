@@ -73,6 +73,7 @@ FILES: dict[Name, tuple[str, Callable[[int], dict[str, Any]]]] = {
     "ultramedical-preference": ("dev.jsonl", pair),
     "promedical-pointwise": ("cases.jsonl", case),
     "promedical-pairwise": ("cases.jsonl", case),
+    "promedical-policy": ("cases.jsonl", case),
 }  # fmt: skip
 COUNTS = {"healthbench-hard": 1000, "healthbench-consensus": 3671}  # that a file must have
 ALL = pytest.mark.parametrize("name", SUITES)
@@ -117,7 +118,8 @@ def everybody(thought: str = "") -> Callable[[int, dict[str, Any]], tuple[int, s
     def reply(_: int, body: dict[str, Any]) -> tuple[int, str, dict[str, str]]:
         form = body.get("response_format")
         said = json.dumps(any_reply(form["json_schema"]["schema"]), ensure_ascii=False) if form else "多饮水,去医院😷。"
-        return 200, json.dumps({"choices": [{"message": {"role": "assistant", "content": thought + said}}]}, ensure_ascii=False), {}
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": thought + said}}
+        return 200, json.dumps({"model": body["model"], "choices": [choice]}, ensure_ascii=False), {}
 
     return reply
 
@@ -165,7 +167,7 @@ def test_chinese_and_emoji_go_through_and_what_is_thought_does_not(name: Name, s
     server.reply = lambda n, body: asked.append(body["messages"][-1]["content"]) or everybody()(n, body)
     report, items = ran(chosen(server, name, file, tmp_path / "结果"))
     assert report.silent == report.failed == 0 and len(items) >= 3 and any(ASKED in text for text in asked) and not any("\\u" in text for text in asked)
-    assert any(figure.mean is not None for figure in report.figures.values()) and all(item["score"] is not None for item in items)
+    assert any(figure.mean is not None for figure in report.figures.values()) and all(item["score"] is not None for item in items) != bool(SUITES[name].points)
     said = (tmp_path / "结果" / "items.jsonl").read_text(encoding="utf-8")
     assert "\\u" not in said and (SUITES[name].ask is None or re.search("[一-鿿😷]|yes|A", said))
     server.reply = everybody('<think>是 B 吗?{"answer": "B", "met": false, "error": false} 不对。</think>\n')
