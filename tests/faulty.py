@@ -75,6 +75,13 @@ def start(config: Any, devices: int = 1, **environment: str) -> subprocess.Popen
                             stderr=subprocess.PIPE)  # fmt: skip
 
 
+def beats(process: subprocess.Popen, config: Any) -> list[int]:
+    """The steps, from 1, that this process has done."""
+    file = config.out.with_name(f"{config.out.name}.beats")
+    lines = [line.split() for line in (file.read_text() if file.exists() else "").splitlines(keepends=True) if line.endswith("\n")]
+    return [int(done) for pid, done in lines if int(pid) == process.pid]
+
+
 def record(out: Path, step: int) -> dict[str, Any]:
     """What a checkpoint remembers, with a checksum of each array of parameters, optimizer and counters."""
     return json.loads((out / "checkpoints" / str(step) / "run" / "data.json").read_text())
@@ -99,9 +106,19 @@ def assert_equal(found: dict[str, Any], wanted: dict[str, Any]) -> None:
 if __name__ == "__main__":
     from promedical_jax.errors import STOPPED, Stopped
     from promedical_jax.train.export import read_stage
+    from promedical_jax.train.metrics import Meter
 
+    config, advance = read_stage(Path(sys.argv[1])), Meter.advance
+    assert config
+    beats = config.out.with_name(f"{config.out.name}.beats").open("a", buffering=1)
+
+    def beat(meter: Meter, done: int, *rest: Any) -> None:
+        advance(meter, done, *rest)
+        beats.write(f"{os.getpid()} {done}\n")
+
+    Meter.advance = beat  # type: ignore[method-assign]
     try:
-        run(read_stage(Path(sys.argv[1])))
+        run(config)
     except Stopped as end:
         print(end)
         sys.exit(STOPPED)

@@ -45,6 +45,7 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: Keep):
         self.folder = folder
         self._values: dict[int, float | None] = {step: _value(folder / str(step)) for step in steps(folder)}
+        self._saving: Any = None
         policy = _Policy(keep, self._values)
         self._orbax = ocp.training.Checkpointer(folder.absolute(), context=_context(), preservation_policy=policy, cleanup_tmp_directories=True)
 
@@ -55,11 +56,13 @@ class Checkpoints:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
-            self._orbax.close()
+            self._wait()
         except Exception as failure:
             if kind is None:
                 self._say_unsaved(failure)
         finally:
+            with suppress(Exception):  # the same once more
+                self._orbax.close()
             logging.getLogger("absl").setLevel(self._level)
 
     def save(self, step: int, state: Any, run: dict[str, Any], value: float | None = None) -> None:
@@ -68,16 +71,27 @@ class Checkpoints:
         self.finish()
         self._values[step] = value
         try:  # `force`: else skipped while a save is under way
-            self._orbax.save_checkpointables_async(step, {"state": state, "run": _record(state, run, value)}, force=True)
+            self._saving = self._orbax.save_checkpointables_async(step, {"state": state, "run": _record(state, run, value)}, force=True)
         except Exception as failure:
             self._say_unsaved(failure)
 
     def finish(self) -> None:
         """Waits for the save under way. Raises InputError where it fails."""
         try:
-            self._orbax.wait()
+            self._wait()
         except Exception as failure:
             self._say_unsaved(failure)
+
+    def _wait(self) -> None:
+        saving, self._saving = self._saving, None
+        try:
+            if saving:
+                saving.result()  # and not only `wait`, which leaves a thread and three file descriptors behind
+        except Exception:
+            with suppress(Exception):  # which it would say once more
+                self._orbax.wait()
+            raise
+        self._orbax.wait()
 
     def _say_unsaved(self, failure: Exception) -> NoReturn:
         if lost(failure):  # of whoever it was to write the rest
@@ -90,7 +104,8 @@ class Checkpoints:
         raise InputError(f"{self.folder}: {what}. See to free space and permissions, and start the same command again") from failure
 
     def restore(self, state: Any, shardings: Any, step: int | None = None) -> Restored:
-        """The newest sound state on `shardings` (any mesh), or that of `step` alone; `state` itself where nothing was saved.
+        """The newest sound state on `shardings` (any mesh), or that of `step` alone, in the place of `state`, whose memory is given back; `state` itself where
+        nothing was saved.
 
         Damaged checkpoints on the way are set aside, with a sentence each. Raises InputError where none is sound, or where it is not of this recipe's shapes.
         """
@@ -109,6 +124,7 @@ class Checkpoints:
         if damaged:
             what = "; ".join(f"checkpoint {number} is damaged ({reason})" for number, reason in damaged.items())
             raise InputError(f"{self.folder}: {what}, and there is no other; put a sound one back, or start again in another --out")
+        checksums(state)  # compiled now: a notice to stop, and then to save, may come soon and is short
         return Restored(state, {}, 0)
 
     def _read(self, step: int, state: Any, shardings: Any) -> Restored:
@@ -120,6 +136,9 @@ class Checkpoints:
             what = f"{name} is {_shape(there.get(name))} there and {_shape(here.get(name))} here"
             raise InputError(f"{self.folder}: checkpoint {step} does not fit this recipe ({what}); choose another --out")
         abstract = jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), state, shardings)
+        for x in jax.tree.leaves(state):  # its memory is needed, and who called holds it on
+            if isinstance(x, jax.Array):
+                x.delete()
         restored = _in_step(lambda: self._orbax.load_checkpointables(step, {"state": abstract})["state"])
         _compare(restored, record)
         return Restored(restored, record["run"], step)
