@@ -191,4 +191,4 @@ def test_the_readme_s_launches_would_start() -> None:
     assert len(lines) == 3
     for line in lines:
         said = subprocess.run(shlex.split(line), text=True, capture_output=True, cwd=root)
-        assert said.returncode == 0 and " grpo " in said.stdout and not said.stderr
+        assert said.returncode == 0 and "grpo" in said.stdout and not said.stderr
