@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +29,7 @@ from promedical_jax.errors import InputError
 from promedical_jax.train.checksum import checksums
 
 ATTEMPTS = 5  # at reading a checkpoint that may be removed meanwhile
+TRIES = 40  # at removing half a checkpoint
 RECORD = Path("run") / "data.json"
 
 
@@ -97,7 +99,11 @@ class Checkpoints:
         if lost(failure):  # of whoever it was to write the rest
             raise failure
         for half in self.folder.glob("*.orbax-checkpoint-tmp"):  # nobody reads it, and it takes room
-            shutil.rmtree(half, ignore_errors=True)
+            for _ in range(TRIES):
+                shutil.rmtree(half, ignore_errors=True)
+                if not half.exists():
+                    break
+                time.sleep(0.05)  # other threads of Orbax's may not have heard yet
         left = steps(self.folder)
         sound = f"those of steps {', '.join(map(str, left))} are" if left[1:] else f"that of step {left[0]} is" if left else "there is none"
         what = f"a checkpoint could not be written ({_reason(failure)}); {sound}{' whole' if left else ' yet'}"
