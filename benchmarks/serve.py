@@ -50,10 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for turn in range(given.times + 1):
             for name, (slots, at_a_time) in ways.items():
                 url = f"http://127.0.0.1:{listening[slots].getsockname()[1]}/v1/chat/completions"
-                took, said = clients.apply(ask_all, (url, bodies, at_a_time))
+                spent, said = clients.apply(ask_all, (url, bodies, at_a_time))
                 texts[name].add(json.dumps(said))
                 if turn:
-                    seconds[name].append(took)
+                    seconds[name].append(spent)
             resident.append(_resident())  # the first of runs that are not counted
     for server, thread in zip(servers.values(), threads, strict=True):
         server.handle_exit(15, None)
