@@ -5,7 +5,8 @@
 One run of the clinic's recipe (batch 16, 8 answers of up to 48 tokens; the models have learned for one step). After every 20 steps a checkpoint is due; every
 second one is left out, with all that belongs to it. A block is what follows a due checkpoint: the call itself, which waits for the copy to the host, and 20
 steps, during which the files are written. Prints one JSON line: medians of a block with and without, and of what each pair of neighbours differs by, in percent
-of the block without; and the seconds for which the call holds the steps up, in percent of 20 steps.
+of the block without, by the clock and by the processor time of the whole process, which a busy machine changes less; and the seconds for which the call holds
+the steps up, in percent of 20 steps.
 """
 
 import argparse
@@ -60,6 +61,7 @@ def measure(folder: Path, pairs: int, every: int) -> dict[str, Any]:
     rm.run(judge.model_copy(update={"steps": 1}))
     steps = every * (2 * pairs + 2)  # the first two blocks compile
     marks: dict[int, float] = {}
+    spent: dict[int, float] = {}  # of processor time, by all threads
     held: list[float] = []
     remember, save, advance = rollouts.Rollouts.remember, Checkpoints.save, Meter.advance
     began = [0.0]
@@ -70,6 +72,7 @@ def measure(folder: Path, pairs: int, every: int) -> dict[str, Any]:
     def note(meter: Any, done: int, *rest: Any) -> None:
         advance(meter, done, *rest)
         marks[done] = began[0] = time.perf_counter()
+        spent[done] = time.process_time()
 
     def remembered(self: Any) -> Any:
         return remember(self) if is_saved(max(marks)) else None
@@ -83,20 +86,29 @@ def measure(folder: Path, pairs: int, every: int) -> dict[str, Any]:
         grpo.run(align.model_copy(update={"steps": steps, "save_every": every, "log_every": every}))
     newest = max((align.out / "checkpoints").iterdir(), key=lambda path: path.stat().st_mtime)
     size = sum(path.stat().st_size for path in newest.rglob("*") if path.is_file())
-    blocks = {done: marks[done + every] - marks[done] for done in range(2 * every, steps, every)}
-    with_save, without = ([seconds for done, seconds in blocks.items() if is_saved(done) is wanted] for wanted in (True, False))
+
+    def blocks(clock: dict[int, float], wanted: bool) -> list[float]:
+        return [clock[done + every] - clock[done] for done in range(2 * every, steps, every) if is_saved(done) is wanted]
+
+    def cost(clock: dict[int, float]) -> float:
+        return round(100 * statistics.median(a / b - 1 for a, b in zip(blocks(clock, True), blocks(clock, False), strict=True)), 2)
+
+    with_save, without = blocks(marks, True), blocks(marks, False)
     step = statistics.median(without) / every
     return {
         "every_steps": every,
         "seconds_per_step": round(step, 4),
         "block_without_s": round(statistics.median(without), 3),
         "block_with_s": round(statistics.median(with_save), 3),
-        "cost_percent": round(100 * statistics.median(a / b - 1 for a, b in zip(with_save, without, strict=True)), 2),
+        "cost_percent": cost(marks),
+        "processor_cost_percent": cost(spent),
         "call_s": round(statistics.median(held[1:]), 4),
         "call_percent": round(100 * statistics.median(held[1:]) / (every * step), 2),
         "checkpoint_mb": round(size / 1e6, 2),
         "blocks_with_s": [round(seconds, 2) for seconds in with_save],
         "blocks_without_s": [round(seconds, 2) for seconds in without],
+        "blocks_with_processor_s": [round(seconds, 2) for seconds in blocks(spent, True)],
+        "blocks_without_processor_s": [round(seconds, 2) for seconds in blocks(spent, False)],
     }
 
 
