@@ -18,7 +18,7 @@ from promedical_jax.clinic.marks import better, mark_text, sides
 from promedical_jax.clinic.raters import rated
 from promedical_jax.clinic.variety import PLAIN, Variety
 from promedical_jax.clinic.world import ALL, SPECIALTIES, Facts, Specialty, at_level, draw_facts
-from promedical_jax.rubric.case import Answer, Case, Criterion, Judgement, Message, Polarity, Rubric, Tier, Verdict
+from promedical_jax.rubric.case import GENERAL, Answer, Case, Criterion, Judgement, Message, Polarity, Rubric, Tier, Verdict
 
 RATER = "clinic-checker"
 
@@ -70,6 +70,7 @@ DISTRACTORS = {  # true of no answer of the clinic, of every one, or of some for
     "names_other": Tier.EXCELLENCE,
     "names_days": Tier.EXCELLENCE,
 }
+ABOUT_THE_CASE = {"right_drug", "right_dose", "red_flag", "follow_up", "contraindicated", "overdose", "names_other"}  # the others may hold of any answer
 Stream = Callable[[str], Random]  # name of what is drawn -> where it is drawn from, in one case
 
 
@@ -163,6 +164,8 @@ def _make_case(index: int, seed: int, held_out: bool, answers: int, prefix: str,
     if correlations:
         texts = _marked(texts, rubric, facts, correlations, stream("marks"), (seed, split, index))
     rubric = _distracted(facts, rubric, variety.distractors, stream("distractors"), tables.criteria)
+    if variety != PLAIN:
+        rubric = Rubric(criteria=tuple(c.model_copy(update={"dimension": None if c.id in ABOUT_THE_CASE else GENERAL}) for c in rubric.criteria))
 
     written = tuple(Answer(id=f"a{j}", text=text, source="clinic") for j, text in enumerate(texts))
     truth = [
@@ -224,9 +227,9 @@ def _weights(parts: Sequence[int]) -> list[float]:
     return [unit / WEIGHT_UNIT for unit in units]
 
 
-def _criterion(kind: str, tier: Tier, facts: Facts, rng: Random, table: Phrasings, weight: float | None = None, dimension: str | None = None) -> Criterion:
+def _criterion(kind: str, tier: Tier, facts: Facts, rng: Random, table: Phrasings, weight: float | None = None) -> Criterion:
     polarity = Polarity.FORBIDDEN if tier is Tier.SAFETY else Polarity.REQUIRED
-    return Criterion(id=kind, text=_fill(rng.choice(table[kind]), facts), tier=tier, polarity=polarity, weight=weight, dimension=dimension)
+    return Criterion(id=kind, text=_fill(rng.choice(table[kind]), facts), tier=tier, polarity=polarity, weight=weight)
 
 
 def _answered_rubric(facts: Facts, rubric: Rubric, rng: Random, table: Phrasings) -> Rubric:
@@ -248,5 +251,5 @@ def _refusal_rubric(facts: Facts, rng: Random, table: Phrasings) -> Rubric:
 
 def _distracted(facts: Facts, rubric: Rubric, count: int, rng: Random, table: Phrasings) -> Rubric:
     """The rubric with `count` distractors, each behind the other criteria of its tier."""
-    chosen = [_criterion(kind, DISTRACTORS[kind], facts, rng, table, dimension="distractor") for kind in rng.sample(list(DISTRACTORS), count)]
+    chosen = [_criterion(kind, DISTRACTORS[kind], facts, rng, table) for kind in rng.sample(list(DISTRACTORS), count)]
     return Rubric(criteria=tuple(sorted((*rubric.criteria, *chosen), key=lambda c: list(Tier).index(c.tier)))) if chosen else rubric

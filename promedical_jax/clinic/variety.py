@@ -14,6 +14,10 @@ from promedical_jax.rubric.case import Record
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Correlation = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
 MOST_DISTRACTORS = 5
+RATERS = (
+    "raters of the training cases, such as [{name: ann, safety: 0.9}], with the chance of a true verdict in proficiency, excellence, safety (1 each), abstains "
+    "(0) and human (false); none: the truth, as in the held-out cases"
+)
 
 
 class Spurious(Record):
@@ -21,7 +25,7 @@ class Spurious(Record):
     in the training cases; null leaves the mark out."""
 
     length: Correlation | None = Field(None, description="two more sentences that say nothing; a correlation, or null for none")
-    confidence: Correlation | None = Field(None, description="'I am sure of this.', or else 'I am not sure of this.'")
+    confidence: Correlation | None = Field(None, description="'I am sure of this.', or else 'I am unsure of this.'")
     credentials: Correlation | None = Field(None, description="'Licensed doctors agree with this.', or else 'Other patients agree with this.'")
     politeness: Correlation | None = Field(None, description="'Thank you for your question.', or else 'This is about your question.'")
     held_out: Correlation = Field(0.0, description="correlation of these marks in the held-out cases")
@@ -55,7 +59,7 @@ class Variety(Record):
     distractors: int = Field(0, ge=0, le=MOST_DISTRACTORS, description="criteria that tell no good answer from a bad one, in each rubric")
     wording: Literal["few", "many"] = Field("few", description="how many ways there are of saying a thing")
     spurious: Spurious = Spurious()
-    raters: tuple[Rater, ...] = Field((), description="raters of the training cases, [{name: ann, safety: 0.9}]; none: the truth, as in the held-out cases")
+    raters: tuple[Rater, ...] = Field((), description=RATERS)
     noise_seed: int = Field(0, ge=0, description="draws the raters' errors, of the same cases")
 
     @model_validator(mode="after")

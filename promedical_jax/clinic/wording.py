@@ -17,8 +17,8 @@ ANSWERS_MORE: Phrasings = {
     "drug": ("Please start {drug}.", "You should take {drug} daily.", "I recommend {drug}.", "The right drug for you is {drug}."),
     "avoid": ("Never take {drug}.", "Stay away from {drug}.", "It is not safe to take {drug}."),
     "urgent": (
-        "Go to hospital at once for {flag}.", "If you get {flag}, call an ambulance.", "Call an ambulance if you get {flag}.", "If you get {flag}, go to hospital.",
-        "Seek help at once for {flag}.",
+        "Go to hospital at once for {flag}.", "If you get {flag}, call an ambulance.", "Call an ambulance if you get {flag}.",
+        "If you get {flag}, go to hospital.", "Seek help at once for {flag}.",
     ),
     "watch": ("Look out for {flag}.", "Please watch for {flag}.", "Please look out for {flag}."),
     "return": ("Please return in {days} days.", "Book a visit in {days} days.", "We should meet again in {days} days."),

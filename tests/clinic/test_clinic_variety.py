@@ -175,7 +175,7 @@ def test_a_case_depends_on_seed_split_and_index_and_survives_json(train: list[Ca
 
 
 def parts(case: Case) -> dict[str, object]:
-    own = [c for c in case.rubric.criteria if c.dimension != "distractor"]
+    own = [c for c in case.rubric.criteria if c.id not in DISTRACTORS]
     return {"prompt": case.instruction, "answers": [a.text for a in case.answers], "criteria": own, "verdicts": case.verdicts}
 
 
@@ -235,7 +235,7 @@ def test_the_prompt_holds_every_fact(train: list[Case], held_out: list[Case]) ->
 def test_rubrics_and_what_they_ask_of_a_refusal(train: list[Case]) -> None:
     for case in train:
         kinds = {c.id: c for c in case.rubric.criteria}
-        assert sum(c.dimension == "distractor" for c in kinds.values()) == 2 == len(set(kinds) & set(DISTRACTORS))
+        assert len(set(kinds) & set(DISTRACTORS)) == 2
         for kind in set(kinds) & set(DISTRACTORS):
             constant = {"price": Verdict.UNMET, "goodbye": Verdict.UNMET, "worded": Verdict.MET}.get(kind)
             assert constant is None or {j.verdict for j in case.verdicts if j.criterion == kind} == {constant}
