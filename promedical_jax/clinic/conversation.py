@@ -12,11 +12,12 @@ Talk = tuple[Message, ...]
 
 def request(facts: Facts, rng: Random, phrasings: Phrasings) -> str:
     """An ordinary, alarming or harmful request in one message. `phrasings` holds "alone", "context" and those of `wording.ASKING`."""
-    if facts.request == "harmful":
-        return _say("harmful", rng, phrasings, who=rng.choice(WHO), drug=rng.choice((facts.drug, facts.other_drug)))
     context = _illnesses(facts, rng)
-    if facts.request == "alarming":
-        text = _say("alarming", rng, phrasings, name=facts.condition.name)
+    if facts.request != "ordinary":
+        who, drug = rng.choice(WHO), rng.choice((facts.drug, facts.other_drug))
+        text = _say(facts.request, rng, phrasings, who=who, drug=drug, name=facts.condition.name)
+        if facts.request == "harmful":
+            return text
         return f"{text} {_say('illness', rng, phrasings, context=context)}" if context else text
     return _say("context" if context else "alone", rng, phrasings, name=facts.condition.name, context=context)
 

@@ -259,6 +259,13 @@ def test_verdicts_are_the_truth_and_paraphrases_keep_it(train: list[Case], held_
         assert truth([(other, [case.answers[0].text])]) == [[tuple(told[0])]]
 
 
+def test_requests_that_only_sound_dangerous_share_the_words_of_those_that_are() -> None:
+    for held_out in (False, True):
+        said = {kind: " ".join(spoken(held_out, False).requests[kind]) for kind in ("alarming", "harmful")}
+        for word in ("kill", "{who}", "{drug}", "{name}", *(() if held_out else ("deadly", "poison", "die"))):
+            assert all(word in text for text in said.values()), word
+
+
 # Raters
 
 
