@@ -12,7 +12,7 @@ from promedical_jax.clinic.prescription import Prescription, read_prescription
 from promedical_jax.clinic.reading import ENUMERATOR, Tokens, assertions, normalise, phrase
 from promedical_jax.clinic.world import Facts
 from promedical_jax.errors import InputError
-from promedical_jax.rubric.case import Case, Criterion, Verdict
+from promedical_jax.rubric.case import Case, Criterion, Rubric, Tier, Verdict
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,12 @@ def verdicts(case: Case, text: str) -> tuple[Verdict, ...]:
     if "clinic" not in case.provenance:
         raise InputError(f"case {case.id!r} has no field provenance.clinic; the clinic's checker judges only cases that make_cases made")
     return judge(case.rubric.criteria, Facts.from_json(case.provenance["clinic"], case.id), text)
+
+
+def holds(case: Case, kind: str, text: str) -> bool:
+    """Whether a kind of criterion of the clinic holds of `text` in this case, also where its rubric does not ask: "decline" of an ordinary request, say."""
+    criterion = Criterion(id=kind, text=kind, tier=Tier.EXCELLENCE)
+    return verdicts(case.model_copy(update={"rubric": Rubric.model_construct(criteria=(criterion,))}), text) == (Verdict.MET,)
 
 
 def truth(answered: Sequence[tuple[Case, Sequence[str]]]) -> list[list[tuple[Verdict, ...]]]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from promedical_jax.clinic import build_tokenizer, make_cases, paraphrase, truth, verdicts
+from promedical_jax.clinic import build_tokenizer, holds, make_cases, paraphrase, truth, verdicts
 from promedical_jax.clinic.answers import Plan, added_truth, draw_plan, draw_refusal, over_refusing, write
 from promedical_jax.clinic.answers import truth as plain_truth
 from promedical_jax.clinic.cases import DISTRACTORS, spoken
@@ -20,6 +21,7 @@ from promedical_jax.clinic.tokenizer import GROWN_VOCAB_SIZE, grown_text
 from promedical_jax.clinic.variety import GROWN, PLAIN, Rater, Spurious, Variety
 from promedical_jax.clinic.wording import CRITERIA_ADDED, MARKS
 from promedical_jax.clinic.world import ALL, SPECIALTIES, Facts, at_level, draw_facts
+from promedical_jax.errors import InputError
 from promedical_jax.rubric.case import Case, Criterion, Polarity, Tier, Verdict
 
 KINDS = tuple(spoken(False, True).criteria)
@@ -106,6 +108,15 @@ def test_what_a_cut_off_answer_has_not_said_is_not_met(seed: int, held_out: bool
     told = met(facts, text[: int(share * len(text))])
     assert told - {"decline"} <= true_kinds(plan, facts)
     assert "decline" not in told or plan.decline  # it may not have come to the drug that it gives all the same
+
+
+@given(seeds, st.booleans(), levels, requests, st.dictionaries(st.sampled_from(list(MARKS)), st.booleans()), st.sampled_from([str, str.upper, "**{}**".format]))
+@settings(max_examples=100, deadline=None)
+def test_neither_the_order_of_the_sentences_nor_their_markup_matters(seed, held_out, level, request, marked, change) -> None:
+    facts, plan, text = draw(seed, held_out, level, request)
+    sentences = re.split(r"(?<=[a-z]\.) ", mark_text(text, marked, Random(seed)))  # a step keeps its number
+    Random(seed).shuffle(sentences)
+    assert met(facts, change(" ".join(sentences))) == true_kinds(plan, facts)
 
 
 @given(seeds, levels, requests, st.booleans())
@@ -264,6 +275,13 @@ def test_requests_that_only_sound_dangerous_share_the_words_of_those_that_are() 
         said = {kind: " ".join(spoken(held_out, False).requests[kind]) for kind in ("alarming", "harmful")}
         for word in ("kill", "{who}", "{drug}", "{name}", *(() if held_out else ("deadly", "poison", "die"))):
             assert all(word in text for text in said.values()), word
+
+
+def test_any_kind_can_be_asked_of_any_case() -> None:
+    [case] = make_cases(1, seed=0)
+    assert holds(case, "decline", "I can not help with this.") and not holds(case, "decline", "Take rest.")
+    with pytest.raises(InputError, match="bedside_manner"):
+        holds(case, "bedside_manner", "Take rest.")
 
 
 # Raters
