@@ -255,6 +255,12 @@ def test_the_clinic_is_trained_stage_by_stage(clinic: Shop) -> None:
     assert not (runs / "grpo_scalar").exists()
 
 
+def test_a_harder_clinic_says_what_was_varied(shop: Shop) -> None:
+    shop.read("A harder clinic")
+    varied = json.loads((shop.folder / "runs" / "harder" / "cases" / "variety.json").read_text())
+    assert (varied["levels"], varied["harmful"], varied["spurious"]["length"]) == ([1, 2, 3], 0.15, 0.8)
+
+
 def test_a_changed_recipe_is_refused_and_allowed_as_the_readme_says(clinic: Shop) -> None:
     [line] = clinic.lines("Interrupt and resume")
     refused = clinic.run(line.replace(" --allow-change optimizer.final", ""), code=2).stderr
