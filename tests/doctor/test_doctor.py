@@ -87,7 +87,7 @@ class Wrong:
 def test_an_answer_that_does_not_come_back_is_named() -> None:
     right = build_tokenizer()
     lower = Wrong(right, decode=lambda tokens, **more: right.decode(tokens, **more).lower())
-    with pytest.raises(InputError, match="'Take 20 mg, twice daily.' comes back from its tokens as 'take 20 mg"):
+    with pytest.raises(InputError, match=r"'Take 20 mg, twice daily\.' comes back from its tokens as 'take 20 mg"):
         texts.template_round_trip(lower)
 
 
