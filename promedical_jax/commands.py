@@ -64,7 +64,7 @@ def recipe_command(schema: type[BaseModel], module: str, show: Callable[[Any, An
     together with the file. The key `positional` may be given without its flag.
     """
     named = {key.name.replace(".", "__"): key for key in keys(schema)}
-    resumes = issubclass(schema, Stage)
+    resumes = issubclass(schema, Stage) and does == "run"
     stops = _stopping if issubclass(schema, Stage | QuickstartConfig) else nullcontext
 
     def command(*first: str, config: Recipe = None, print_config: PrintConfig = False, dry_run: DryRun = False, resume: ResumeMode = "auto",
@@ -153,6 +153,9 @@ rm = recipe_command(RmConfig, "promedical_jax.train.rm", _show_accuracy)
 dpo = recipe_command(DpoConfig, "promedical_jax.train.dpo", _show_model)
 grpo = recipe_command(GrpoConfig, "promedical_jax.train.grpo", _show_model)
 ppo = recipe_command(PpoConfig, "promedical_jax.train.ppo", _show_model)
+doctor_sft, doctor_rm, doctor_dpo, doctor_grpo, doctor_ppo = (
+    recipe_command(schema, "promedical_jax.train.examine", does="examine") for schema in (SftConfig, RmConfig, DpoConfig, GrpoConfig, PpoConfig)
+)
 RUN = "Measure a model behind an endpoint by a suite, by its official formula."
 bench = App(name="bench")  # MODEL, or one of the commands below
 bench.default(recipe_command(BenchConfig, "promedical_jax.bench.run", positional="model"))
