@@ -45,7 +45,7 @@ def make_base(seed: int, out: Path, sizes: dict[str, int], flags: dict[str, str]
     folder = out / f"seed{seed}"
     cases = folder / "cases"
     if not (cases / HELD_OUT).exists():
-        write_clinic(cases, **sizes, seed=seed, replace=True)
+        write_clinic(cases, sizes["train"], sizes["held_out"], seed, replace=True)
     given = {"cases": str(cases / TRAIN), "seed": str(seed), "model": str(cases / MODEL), "out": str(folder / "base")}
     sft.run(read_recipe(SftConfig, ROOT / "configs/clinic/sft.yaml", given | flags))
     return folder / "base"

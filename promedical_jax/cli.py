@@ -19,6 +19,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 train = App(name="train", help="Train a stage; each key of its YAML recipe is also a flag.", sort_key=2)
+doctor = App(name="doctor", help="Look a stage's recipe over before it is trained: texts, numbers, machine; a line a check.", sort_key=2.5)
 data = App(name="data", help="Make files of cases.", sort_key=5)
 review = App(name="review", help="Have physicians review answers or rubrics, double blind, with Label Studio.", sort_key=5.7)
 corpus = App(name="corpus", help="From public questions to judged cases with rubrics, stage by stage.", sort_key=5.5)
@@ -33,6 +34,7 @@ app.command(f"{COMMANDS}:follow", name="follow", help="Write a page that follows
 app.command(f"{COMMANDS}:plan", name="plan", help="Say what a stage would cost on chips that are not here: memory, time, traffic.", sort_key=4)
 app.command(f"{COMMANDS}:export", name="export", help="Write a checkpoint as a model folder that transformers reads, also while the run goes on.", sort_key=6)
 app.command(f"{COMMANDS}:import_model", name="import", help="Make a checkpoint of a model folder, or of a model on the hub.", sort_key=7)
+app.command(doctor)
 app.command(data)
 app.command(corpus)
 app.command(review)
@@ -41,6 +43,8 @@ train.command(f"{COMMANDS}:rm", name="rm", help="Reward model: learn the verdict
 train.command(f"{COMMANDS}:grpo", name="grpo", help="GRPO: improve the policy against the reward model.", sort_key=3)
 train.command(f"{COMMANDS}:ppo", name="ppo", help="PPO: the same with a value head in the place of a group.", sort_key=5)
 train.command(f"{COMMANDS}:dpo", name="dpo", help="DPO: prefer the answers that the raters prefer, without a reward model.", sort_key=4)
+for place, stage in enumerate(("sft", "rm", "grpo", "dpo", "ppo")):
+    doctor.command(f"{COMMANDS}:doctor_{stage}", name=stage, help=f"Look over a recipe of `promedical train {stage}`.", sort_key=place)
 data.command(f"{COMMANDS}:import_cases", name="import", help="Read K-QA or HealthBench into cases.")
 data.command(f"{COMMANDS}:clinic", name="clinic", help="Make cases of the simulated clinic, and a small untrained model for them.")
 

@@ -19,6 +19,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
+from promedical_jax.clinic.variety import Variety
 from promedical_jax.config import (
     BenchConfig,
     DpoConfig,
@@ -63,7 +64,7 @@ def recipe_command(schema: type[BaseModel], module: str, show: Callable[[Any, An
     together with the file. The key `positional` may be given without its flag.
     """
     named = {key.name.replace(".", "__"): key for key in keys(schema)}
-    resumes = issubclass(schema, Stage)
+    resumes = issubclass(schema, Stage) and does == "run"
     stops = _stopping if issubclass(schema, Stage | QuickstartConfig) else nullcontext
 
     def command(*first: str, config: Recipe = None, print_config: PrintConfig = False, dry_run: DryRun = False, resume: ResumeMode = "auto",
@@ -152,6 +153,9 @@ rm = recipe_command(RmConfig, "promedical_jax.train.rm", _show_accuracy)
 dpo = recipe_command(DpoConfig, "promedical_jax.train.dpo", _show_model)
 grpo = recipe_command(GrpoConfig, "promedical_jax.train.grpo", _show_model)
 ppo = recipe_command(PpoConfig, "promedical_jax.train.ppo", _show_model)
+doctor_sft, doctor_rm, doctor_dpo, doctor_grpo, doctor_ppo = (
+    recipe_command(schema, "promedical_jax.train.examine", does="examine") for schema in (SftConfig, RmConfig, DpoConfig, GrpoConfig, PpoConfig)
+)
 RUN = "Measure a model behind an endpoint by a suite, by its official formula."
 bench = App(name="bench")  # MODEL, or one of the commands below
 bench.default(recipe_command(BenchConfig, "promedical_jax.bench.run", positional="model"))
@@ -343,20 +347,38 @@ def import_cases(
     print_summary({out: cases})
 
 
-def clinic(
-    *,
-    out: Annotated[Path, Parameter(help="folder to write: train.jsonl, held_out.jsonl and model/")],
-    train: Annotated[Count, Parameter(help="training cases")] = 2000,
-    held_out: Annotated[Count, Parameter(help="cases of other conditions in other words")] = 192,
-    seed: Seed = 0,
-    force: Force = False,
-) -> None:
-    """Make cases of the simulated clinic, and a small untrained model with its tokenizer. Everything in them is invented."""
-    from promedical_jax.clinic.folder import HELD_OUT, MODEL, TRAIN, write_clinic
+def _clinic_command() -> Callable[..., None]:
+    """`promedical data clinic`, which takes the keys of a `Variety` beside its own flags."""
+    named = {key.name.replace(".", "__"): key for key in keys(Variety)}
 
-    made = write_clinic(out, train, held_out, seed, replace=force)
-    print_summary({out / TRAIN: made[0], out / HELD_OUT: made[1]})
-    print(f"wrote {out / MODEL}: an untrained model with its tokenizer")
+    def clinic(
+        *,
+        out: Annotated[Path, Parameter(help="folder to write: train.jsonl, held_out.jsonl and model/")],
+        train: Annotated[Count, Parameter(help="training cases")] = 2000,
+        held_out: Annotated[Count, Parameter(help="cases of other conditions in other words")] = 192,
+        seed: Seed = 0,
+        force: Force = False,
+        config: Annotated[Path | None, Parameter(help="YAML of what is varied, such as a variety.json; the keys below are read from it")] = None,
+        **flags: str | None,
+    ) -> None:
+        """Make cases of the simulated clinic, and a small untrained model with its tokenizer. Everything in them is invented.
+
+        The keys say what is varied, and by how much; docs/clinic.md has an example of each. Without them it is the clinic of the quickstart.
+        """
+        variety = read_recipe(Variety, config, {named[name].name: text for name, text in flags.items() if text is not None})
+        from promedical_jax.clinic.folder import HELD_OUT, MODEL, TRAIN, write_clinic
+
+        made = write_clinic(out, train, held_out, seed, replace=force, variety=variety)
+        print_summary({out / TRAIN: made[0], out / HELD_OUT: made[1]})
+        print(f"wrote {out / MODEL}: an untrained model with its tokenizer")
+
+    own = [argument for argument in signature(clinic).parameters.values() if argument.name != "flags"]
+    varied = [Argument(name, Argument.KEYWORD_ONLY, default=None, annotation=_flag(key)) for name, key in named.items()]
+    setattr(clinic, "__signature__", Signature([*own, *varied]))  # noqa: B010
+    return clinic
+
+
+clinic = _clinic_command()
 
 
 def print_summary(files: dict[Path, Sequence[Case]]) -> None:

@@ -119,6 +119,7 @@ class Stage(Settings):
     max_skips: Positive = Field(5, description="skipped steps in a row, for a loss, gradient or score that is NaN or infinite, at which the run stops")
     save_every: Positive = Field(100, description="steps between checkpoints; the last step is always saved")
     keep: Keep = Keep()
+    doctor: bool = Field(True, description="before step 1, look over template, turns, positions, memory and disk, as `promedical doctor` does")
 
 
 class SftConfig(Stage):

@@ -5,11 +5,11 @@ can hold the one against the other. Held-out phrasings recombine words of the tr
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Literal
 
-from promedical_jax.clinic.world import DAYS, DOSES, DRUGS, RED_FLAGS, Facts
+from promedical_jax.clinic.world import DAYS, DOSES, RED_FLAGS, Facts
 
 Phrasings = Mapping[str, tuple[str, ...]]
 
@@ -52,6 +52,8 @@ class Plan:
     steps: bool
     credential: bool
     reassurance: bool
+    decline: bool = False
+    refer: bool = False  # to a help line
 
 
 def truth(plan: Plan, facts: Facts) -> dict[str, bool]:
@@ -68,6 +70,20 @@ def truth(plan: Plan, facts: Facts) -> dict[str, bool]:
         "overdose": plan.drug == facts.drug and (plan.dose or 0) > facts.dose,
         "credential": plan.credential,
         "reassurance": plan.reassurance,
+    }
+
+
+def added_truth(plan: Plan, facts: Facts) -> dict[str, bool]:
+    """The same for the kinds that the grown-up clinic adds. A refusal that gives a drug all the same is none."""
+    return {
+        "decline": plan.decline and plan.drug is None,
+        "refer": plan.refer,
+        "compliance": plan.drug is not None,
+        "price": False,
+        "goodbye": False,
+        "worded": True,
+        "names_other": facts.other_drug in (plan.drug, plan.avoid),
+        "names_days": plan.days is not None,
     }
 
 
@@ -130,6 +146,40 @@ def draw_plan(facts: Facts, rng: Random, quality: Quality | None = None) -> Plan
     )
 
 
+REFUSED = 0.3  # share of the answers to requests that only sound dangerous that decline all the same
+
+
+def over_refusing(plan: Plan, rng: Random) -> Plan:
+    """The plan, or in REFUSED of all cases one that declines what should be answered; now and then one that says no and answers."""
+    if rng.random() >= REFUSED:
+        return plan
+    if rng.random() < 0.15:
+        return replace(plan, decline=True)
+    empty = replace(plan, drug=None, dose=None, avoid=None, urgent=None, watch=None, days=None, steps=False, reassurance=False)
+    return replace(empty, decline=True, refer=rng.random() < 0.2)
+
+
+def draw_refusal(facts: Facts, rng: Random) -> Plan:
+    """One answer's plan where the request is to be declined: three in ten are all that one could wish, the others mixed or poor."""
+    quality = rng.choices(("good", "mixed", "poor"), (3, 5, 2))[0]
+    decline = quality == "good" or rng.random() < {"mixed": 0.6, "poor": 0.15}[quality]
+    complies = quality != "good" and (not decline or rng.random() < 0.2)
+    return Plan(
+        drug=rng.choice((facts.drug, facts.other_drug)) if complies else None,
+        dose=rng.choice(DOSES) if complies else None,
+        avoid=None,
+        urgent=None,
+        watch=None,
+        days=None,
+        empathy=rng.random() < 0.35,
+        steps=False,
+        credential=quality != "good" and rng.random() < 0.3,
+        reassurance=False,
+        decline=decline,
+        refer=quality == "good" or rng.random() < 0.3,
+    )
+
+
 def _drug_and_dose(facts: Facts, rng: Random, quality: Quality) -> tuple[str | None, int | None]:
     chance = rng.random()
     if chance < quality.right:
@@ -137,7 +187,7 @@ def _drug_and_dose(facts: Facts, rng: Random, quality: Quality) -> tuple[str | N
     elif chance < quality.right + quality.other:
         drug, card_dose = facts.other_drug, facts.other_dose
     elif rng.random() < 0.5:
-        drug, card_dose = rng.choice(DRUGS), facts.dose
+        drug, card_dose = rng.choice(facts.foils), facts.dose
     else:
         return None, None
     kind: Literal["card", "over", "under", "none"] = rng.choices(
@@ -150,9 +200,9 @@ def _drug_and_dose(facts: Facts, rng: Random, quality: Quality) -> tuple[str | N
     return drug, rng.choice([dose for dose in DOSES if (dose > card_dose if kind == "over" else dose < card_dose)])
 
 
-def write(plan: Plan, rng: Random, held_out: bool = False) -> str:
-    """The plan in words. Steps are numbered and keep their order; other answers are shuffled more often than not."""
-    phrasings = HELD_OUT if held_out else TRAIN
+def write(plan: Plan, rng: Random, held_out: bool = False, phrasings: Phrasings | None = None) -> str:
+    """The plan in words, of `phrasings` (none: those of the split). Steps are numbered and keep their order; other answers are shuffled more often than not."""
+    phrasings = phrasings or (HELD_OUT if held_out else TRAIN)
 
     def say(kind: str, **slots: object) -> str:
         return rng.choice(phrasings[kind]).format(**slots)
@@ -162,6 +212,8 @@ def write(plan: Plan, rng: Random, held_out: bool = False) -> str:
         talk.append(say("credential"))
     if plan.empathy:
         talk.append(say("empathy"))
+    if plan.decline:
+        talk.append(say("decline"))
     if plan.drug is not None:
         actions.append(say("drug" if plan.dose is None else "dose", drug=plan.drug, dose=plan.dose))
     if plan.avoid is not None:
@@ -173,6 +225,8 @@ def write(plan: Plan, rng: Random, held_out: bool = False) -> str:
     if plan.days is not None:
         actions.append(say("return", days=plan.days))
     ending = [say("reassurance")] if plan.reassurance else []
+    if plan.refer:
+        ending.append(say("refer"))
     if plan.steps:
         return " ".join(talk + [f"{i}. {action}" for i, action in enumerate(actions, 1)] + ending)
     clauses = talk + actions + ending

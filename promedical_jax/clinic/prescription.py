@@ -79,6 +79,7 @@ class Prescription:
     rejected: frozenset[str]
     doses: dict[str, frozenset[float]]
     multiplied: bool  # "double the dose"
+    told: bool  # whether it recommends a drug, or tells a dose without a warning
 
 
 def read_prescription(sentences: Sequence[Tokens], facts: Facts) -> Prescription:
@@ -102,7 +103,8 @@ def read_prescription(sentences: Sequence[Tokens], facts: Facts) -> Prescription
             given[mention.drug] |= set(mention.doses)
     if len(recommended) == 1:
         given[next(iter(recommended))] |= loose
-    return Prescription(recommended, frozenset(m.drug for m in mentions if m.stance < 0), {d: frozenset(v) for d, v in given.items()}, multiplied)
+    told = bool(recommended or loose) or any(m.stance >= 0 and m.doses for m in mentions)
+    return Prescription(recommended, frozenset(m.drug for m in mentions if m.stance < 0), {d: frozenset(v) for d, v in given.items()}, multiplied, told)
 
 
 def _mentions(tokens: Tokens, facts: Facts, earlier: bool | None) -> tuple[list[Mention], bool | None]:
@@ -278,7 +280,7 @@ def _condition(tokens: Tokens, start: int, facts: Facts) -> bool | None:
         if token in ("unless", "without") or token in _NEGATORS:
             holds = not holds
         if token in CONTEXTS:
-            return (token == facts.context) == holds
+            return (token in facts.illnesses) == holds
     return None
 
 

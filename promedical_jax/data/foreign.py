@@ -13,6 +13,7 @@ import numpy as np
 
 from promedical_jax.data.encode import Encoded
 from promedical_jax.rubric import Case
+from promedical_jax.rubric.case import GENERAL as DIMENSION
 from promedical_jax.rubric.labels import Labels
 
 GENERAL = 0.1  # a text that so large a share of the cases has is about answers in general ("Shows empathy."), and may well hold anywhere
@@ -30,9 +31,10 @@ def with_foreign(cases: Sequence[Encoded], count: int, seed: int) -> list[Encode
 
 
 def general_texts(cases: Sequence[Case]) -> set[str]:
-    """The texts of criteria that more than a tenth of the cases have, and more than one: they are about answers in general."""
+    """The texts of criteria that are about answers in general: of that dimension, or of more than a tenth of the cases, and more than one."""
     shared = Counter(text for case in cases for text in {criterion.text for criterion in case.rubric.criteria})
-    return {text for text, n in shared.items() if n > max(GENERAL * len(cases), 1)}
+    named = {criterion.text for case in cases for criterion in case.rubric.criteria if criterion.dimension == DIMENSION}
+    return named | {text for text, n in shared.items() if n > max(GENERAL * len(cases), 1)}
 
 
 def _with(cases: Sequence[Encoded], i: int, excluded: set[str], count: int, rng: np.random.Generator) -> Encoded:

@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
+GENERAL = "general"  # the dimension of a criterion that is about answers as such, and may hold of those to any other case
 WEIGHT_SUM_TOLERANCE = 1e-3  # lets weights rounded to three digits pass, and nothing coarser
 
 

@@ -332,7 +332,9 @@ def _parameters(path: Path, masters: bool, wanted: Any) -> Any:
     name = "masters" if masters and saved.get("masters") else "params"
     here = SingleDeviceSharding(jax.local_devices()[0])
     abstract = wanted or jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), saved[name])
-    with ocp.Context(pytree_options=ocp.options.PyTreeOptions(loading=ocp.options.PyTreeOptions.Loading(partial_load=True))):
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    with context:
         found = ocp.load_checkpointables(path, {"state": {name: abstract}})["state"]
     _compare(found, record)
     return found[name]

@@ -13,6 +13,7 @@ from promedical_jax import cluster
 from promedical_jax.config import Kind, Lora, Stage
 from promedical_jax.data.encode import Encoded
 from promedical_jax.data.load import encode_file, load_tokenizer
+from promedical_jax.doctor import before as doctor
 from promedical_jax.errors import InputError
 from promedical_jax.model import hf, lora, transformer
 from promedical_jax.model.sharding import check_divisible, make_mesh, shardings
@@ -63,7 +64,10 @@ def _read(config: Stage, kind: Kind, raters: RaterWeights) -> Setup:
         raise InputError(f"{config.model}: has no weights, and LoRA adapts trained ones; set lora.rank to 0 or name a model with weights")
     check_adapter(config.lora, model)
     tokenizer = load_tokenizer(hf.resolve(config.tokenizer, weights=False) if config.tokenizer else source.folder, model.vocabulary)
-    return Setup(mesh, source, model, tokenizer, encode_file(config.cases, tokenizer, kind, raters), Compute(config.dtype, config.remat))
+    cases = encode_file(config.cases, tokenizer, kind, raters)
+    if config.doctor:
+        doctor.check(config, mesh, model, tokenizer, cases)
+    return Setup(mesh, source, model, tokenizer, cases, Compute(config.dtype, config.remat))
 
 
 def begin(config: Stage, setup: Setup) -> None:

@@ -75,6 +75,43 @@ def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path, capsys: pyte
     assert capsys.readouterr().err.startswith("error: ")
 
 
+VARIED = ["--train", 6, "--held-out", 3, "--levels", "[1, 3]", "--harmful", "0.5", "--spurious.length", "0.8", "--raters", "[{name: ann, safety: 0.9}]"]
+
+
+def test_what_is_varied_is_written_beside_the_cases_and_is_a_recipe_for_the_same(tmp_path: Path) -> None:
+    from promedical_jax.clinic import make_cases
+    from promedical_jax.clinic.variety import Rater, Spurious, Variety
+
+    assert run("data", "clinic", "--out", tmp_path / "a", *VARIED) == 0
+    variety = Variety(levels=(1, 3), harmful=0.5, spurious=Spurious(length=0.8), raters=(Rater(name="ann", safety=0.9),))
+    assert read_cases(tmp_path / "a" / "train.jsonl") == make_cases(6, 0, variety=variety)
+    assert read_cases(tmp_path / "a" / "held_out.jsonl") == make_cases(3, 0, held_out=True, variety=variety)
+    assert json.loads((tmp_path / "a" / "model" / "config.json").read_text())["vocab_size"] == 768
+    assert run("data", "clinic", "--out", tmp_path / "b", "--train", 6, "--held-out", 3, "--config", tmp_path / "a" / "variety.json") == 0
+    for name in ("train.jsonl", "held_out_paraphrased.jsonl", "variety.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    # A plain clinic in its place leaves no variety behind that was not its own.
+    assert run("data", "clinic", "--out", tmp_path / "b", "--train", 1, "--held-out", 1) == 2
+    assert run("data", "clinic", "--out", tmp_path / "b", "--train", 1, "--held-out", 1, "--force") == 0
+    assert not (tmp_path / "b" / "variety.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--turns", "2"], "--turns is '2'; allowed: number >= 0 and <= 1"),
+        (["--levels", "[7]"], "--levels: levels is [7]; give one or more of 1, 2, 3, 4, each once"),
+        (["--turn", "1"], "unknown flag '--turn' of promedical data clinic; did you mean '--turns'?"),
+        (["--specialties", "[magic]"], "'magic', which the clinic does not have; choose of infections, neurology, digestion, circulation"),
+        (["--alarming", "0.7", "--harmful", "0.7"], "more than all cases; lower one of them"),
+        (["--raters", "[{name: ann, safety: 2}]"], "--raters: 'safety' of number 1 is 2"),
+    ],
+)
+def test_what_cannot_be_varied_is_a_sentence(flags: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("data", "clinic", "--out", tmp_path / "x", *flags) == 2
+    assert sentence in capsys.readouterr().err and not (tmp_path / "x").exists()
+
+
 def dry(clinic: Path, stage: str, out: Path, *more: object) -> int:
     return run("train", stage, "--out", out, "--cases", clinic / "train.jsonl", "--model", clinic / "model", *more, "--dry-run")
 

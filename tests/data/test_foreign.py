@@ -3,6 +3,7 @@
 import numpy as np
 
 from promedical_jax.clinic import build_tokenizer, foreign, make_cases
+from promedical_jax.clinic.variety import GROWN
 from promedical_jax.data.encode import encode
 from promedical_jax.data.foreign import with_foreign
 
@@ -45,6 +46,15 @@ def test_the_label_is_true_nearly_always() -> None:
             count += 1
             wrong += not foreign(before.case, criterion, donor)
     assert count == 240 and wrong / count < 0.2
+
+
+def test_what_is_about_answers_in_general_is_not_lent_however_rarely_it_is_said() -> None:
+    cases = make_cases(80, seed=2, variety=GROWN)
+    kinds = {criterion.text: criterion.dimension for case in cases for criterion in case.rubric.criteria}
+    encoded = [encode(case, TOKENIZER) for case in cases]
+    lent = [text_of(tokens) for before, after in zip(encoded, with_foreign(encoded, 2, 0), strict=True) for tokens in after.criteria[len(before.criteria) :]]
+    assert len(lent) == 160 and {kinds[text] for text in lent} == {None}
+    assert "general" in kinds.values() and kinds["Gives a drug or a dose."] == "general"  # few cases have it, and most answers to others would meet it
 
 
 def test_which_ones_is_a_function_of_the_seed() -> None:

@@ -14,7 +14,8 @@ PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 MODULES = {".".join(path.relative_to(ROOT / PACKAGE).with_suffix("").parts): path for path in (ROOT / PACKAGE).rglob("*.py") if path.name != "__init__.py"}
 MODULES |= {".".join(path.parent.relative_to(ROOT / PACKAGE).parts): path for path in (ROOT / PACKAGE).rglob("__init__.py")}  # "" is the package itself
 # The rooms that may import jax.
-DEVICES = {"likeness", "model", "cluster", "data", "reward", "rollout", "selfcheck", "train", "plan", "scoring", "answering", "bench", "quickstart", "serve"}
+DEVICES = {"likeness", "model", "cluster", "data", "reward", "rollout", "selfcheck", "doctor", "train", "plan", "scoring", "answering", "bench", "quickstart",
+           "serve"}  # fmt: skip
 
 
 def table(header: str) -> dict[str, set[str]]:

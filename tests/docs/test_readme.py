@@ -194,8 +194,8 @@ def test_every_command_and_flag_is_known(line: str, monkeypatch: pytest.MonkeyPa
     command = list(itertools.takewhile(lambda word: not word.startswith("-") and "/" not in word and "." not in word, arguments))
     if {"--help", "--dry-run"} & set(arguments):
         arguments = [word for word in arguments if word not in ("--help", "--dry-run")]
-    recipe = command[:1] in (["train"], ["bench"], ["score"], ["quickstart"]) and command[:2] != ["bench", "compare"]
-    if recipe and command != ["train"]:
+    recipe = command[:1] in (["train"], ["doctor"], ["bench"], ["score"], ["quickstart"]) and command[:2] != ["bench", "compare"]
+    if recipe and command not in (["train"], ["doctor"]):
         given = [word for word in arguments if word != "--print-config"]
         needed = ["--out", "o", "--cases", "c", "--model", "m", "--reward_model", "r"] if given == command and command[0] == "train" else []
         needed = [word for pair in zip(needed[::2], needed[1::2], strict=True) if pair[0] != "--reward_model" or command[1] in ("grpo", "ppo") for word in pair]
@@ -255,12 +255,23 @@ def test_the_clinic_is_trained_stage_by_stage(clinic: Shop) -> None:
     assert not (runs / "grpo_scalar").exists()
 
 
+def test_a_harder_clinic_says_what_was_varied(shop: Shop) -> None:
+    shop.read("A harder clinic")
+    varied = json.loads((shop.folder / "runs" / "harder" / "cases" / "variety.json").read_text())
+    assert (varied["levels"], varied["harmful"], varied["spurious"]["length"]) == ([1, 2, 3], 0.15, 0.8)
+
+
 def test_a_changed_recipe_is_refused_and_allowed_as_the_readme_says(clinic: Shop) -> None:
     [line] = clinic.lines("Interrupt and resume")
     refused = clinic.run(line.replace(" --allow-change optimizer.final", ""), code=2).stderr
     assert "optimizer.final is 0.1 there and 0.2 here" in refused and "--allow-change optimizer.final" in refused and "--allow-change steps" not in refused
     clinic.run(line)
     assert json.loads((clinic.folder / "runs" / "clinic" / "sft" / "changes.jsonl").read_text()) == {"optimizer.final": ["0.1", "0.2"]}
+
+
+def test_the_doctor_finds_nothing_wrong_with_the_clinic(clinic: Shop) -> None:
+    for done in clinic.read("Is it wired right"):
+        assert len(re.findall(r"passed|not applicable", done.stdout)) == 11 and "failed" not in done.stdout
 
 
 def test_the_local_launcher_would_start_what_the_readme_says(shop: Shop) -> None:
