@@ -44,6 +44,7 @@ SCHEMAS: dict[str, type[Stage]] = {"sft": SftConfig, "rm": RmConfig, "grpo": Grp
 SMALL = {
     "promedical quickstart": "--train_cases 64 --held_out_cases 8 --sft_steps 4 --rm_steps 3 --grpo_steps 2",
     "promedical quickstart --seed": "--dry-run",
+    "promedical doctor": "",
     "promedical data clinic": "--train 64 --held-out 8",
     "promedical data import": "",
     "promedical train sft": "--steps 4",
