@@ -69,6 +69,9 @@ class Chat:
                     raise Fault(504, said, "timeout", "server_error") from None
                 if end == "error":
                     raise Fault(500, "the answer was lost, for the server failed or ends; ask again", "server_error", "server_error")
+                if end == "stuck":
+                    said = "an answer came to a place from which it cannot be kept to its schema: it is too large there, or has no end"
+                    raise Fault(400, f"response_format: {said}; make the schema smaller, or let what is nested in itself be left out", "invalid_schema")
                 if choice not in voices:
                     continue
                 if first:

@@ -22,7 +22,7 @@ from promedical_jax.serve import slots
 from promedical_jax.serve.slots import BLOCK, Asked, Said
 
 ENDING = 10.0  # seconds that a block, or a program that is being compiled, has left to come to its end
-End = Literal["stop", "length", "error"]
+End = Literal["stop", "length", "error", "stuck"]  # stuck: its guide does not know what may come next
 Made = TypeVar("Made")
 
 
@@ -222,19 +222,18 @@ class Engine:
                     self._asked.drawn[slot] += BLOCK
 
     def _guided(self, guides: dict[int, Guide]) -> tuple[Any, Said]:
-        """A block, token by token; an answer whose guide cannot go on ends with an error."""
+        """A block, token by token; an answer whose guide cannot go on ends there."""
         block = slots.open_block(self._weights, self._config, self._asked)
         running, allowed = self._asked.running.copy(), np.empty((self.count, slots.words(self._config.vocabulary)), np.int32)
         for place in range(BLOCK):
             allowed.fill(-1)
             for slot, guide in [*guides.items()]:
                 if not guide.allow(allowed[slot]):
-                    log.error("an answer could not be kept to its grammar, and was given up")
                     allowed[slot], running[slot] = -1, False
                     del guides[slot]
                     question, choice = self._seated[slot]  # type: ignore[misc]
                     self._free(slot)
-                    question.hear(choice, (), "error")
+                    question.hear(choice, (), "stuck")
             block = slots.extend(self._weights, self._config, self._cache, self._asked, block, allowed, self._stop)
             tokens = np.asarray(block.said.tokens)[:, place]
             running &= tokens != self._stop

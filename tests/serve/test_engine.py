@@ -152,7 +152,7 @@ def test_a_guided_answer_keeps_to_what_is_allowed_and_changes_no_other(engine: E
     assert set(first) <= set(passing) and len(set(first)) > 2 and len(first) == 21 and second == [5] * 21
     assert guided.question.guides[0].heard[:21] == first and greedy.wait() == [[7] * 9]  # type: ignore[attr-defined]
     lost.wait()
-    assert lost.ends == {0: "error"} and engine.faults == 0
+    assert lost.ends == {0: "stuck"} and engine.faults == 0
     among.wait()
     assert among.tokens == alone.tokens  # log-probabilities with them
 

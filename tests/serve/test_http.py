@@ -140,6 +140,10 @@ def form_of(model: type[BaseModel] = Graded) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "graded", "strict": True, "schema": model.model_json_schema()}}
 
 
+def of_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+
+
 def test_replies_keep_to_a_schema_whatever_the_model_would_say(client: OpenAI, host: Hosted) -> None:
     """A random model, which says anything else when it is not kept to it; whole and streamed, several at once and beside free answers."""
     free = whole(client, seed=1, max_tokens=60)
@@ -177,17 +181,42 @@ def test_any_object_will_do_where_no_schema_is_given_and_a_short_one_is_cut(clie
         ({"type": "json_schema"}, "json_schema is given with the type json_schema"),
         ({"type": "json_object", "json_schema": {"name": "a", "schema": {}}}, "json_schema is given with the type json_schema"),
         ({"type": "json_schema", "json_schema": {"name": "a"}}, "schema"),
-        ({"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "banana"}}}, "Invalid type: banana"),
-        ({"type": "json_schema", "json_schema": {"name": "a", "schema": {"not": {"type": "object"}}}}, "not"),
-        ({"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "string", "pattern": "(?=a)b"}}}, "look-around"),
-        ({"type": "json_schema", "json_schema": {"name": "a", "schema": {"$ref": "http://127.0.0.1:1/x"}}}, "does not fetch"),
-        ({"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "array", "items": {}, "uniqueItems": True}}}, "uniqueItems"),
+        (of_schema({"type": "banana"}), "Invalid type: banana"),
+        (of_schema({"not": {"type": "object"}}), "not"),
+        (of_schema({"type": "string", "pattern": "(?=a)b"}), "look-around"),
+        (of_schema({"$ref": "http://127.0.0.1:1/x"}), "does not fetch"),
+        (of_schema({"type": "array", "items": {}, "uniqueItems": True}), "uniqueItems"),
+        (of_schema({"type": "object", "properties": {"a": {"anyOf": [{"type": "string", "maxLenght": 3}]}}}), "properties.a.anyOf[0]: the keyword 'maxLenght'"),
+        (of_schema({"type": "string", "nullable": True}), "schema: the keyword 'nullable' is none"),
+        (of_schema({"type": "object", "x-guidance": {"whitespace_flexible": True}}), "x-guidance"),
+        (of_schema({"$ref": "#"}), "no answer can begin"),
+        (of_schema({"type": "array", "minItems": 2, "maxItems": 1}), "minItems"),
     ],
 )  # fmt: skip
 def test_a_form_that_cannot_be_kept_to_is_refused(form: dict[str, Any], said: str, client: OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as error:
         whole(client, response_format=form)
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize("number", ["NaN", "1e309", "1" + "0" * 30])
+def test_a_number_that_no_schema_can_have_is_refused(number: str, host: Hosted) -> None:
+    body = {"model": "tiny", "messages": ASKED, "max_tokens": 9, "response_format": of_schema({"type": "number", "minimum": "HERE"})}
+    reply = host.http.post(f"{host.url}/chat/completions", content=json.dumps(body).replace('"HERE"', number))
+    assert reply.status_code == 400 and reply.json()["error"]["message"].endswith("change the schema")
+
+
+def test_an_answer_that_can_come_to_no_end_is_given_up_and_its_neighbours_are_not(client: OpenAI, host: Hosted) -> None:
+    """Each object needs another one in it. Whole it is a 400; a stream has begun by then, and its last event says it."""
+    endless = of_schema({"$ref": "#/$defs/a", "$defs": {"a": {"type": "object", "properties": {"a": {"$ref": "#/$defs/a"}}, "required": ["a"]}}})
+    free = whole(client, seed=1, max_tokens=60)
+    with ThreadPoolExecutor(1) as pool:
+        beside = pool.submit(whole, client, seed=1, max_tokens=60)
+        with pytest.raises(openai.BadRequestError, match="has no end; make the schema smaller"):
+            whole(client, seed=1, max_tokens=60, response_format=endless)
+        with pytest.raises(openai.APIError, match="has no end"):
+            streamed(client, seed=1, max_tokens=60, response_format=endless)
+    assert beside.result().choices[0].message == free.choices[0].message and host.service.engine.faults == 0
 
 
 @pytest.mark.parametrize(
