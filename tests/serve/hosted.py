@@ -60,7 +60,7 @@ class Hosted:
 @contextmanager
 def hosted(folder: Path, **changed: Any) -> Iterator[Hosted]:
     """`changed`: keys of the recipe beside SIZES."""
-    made = Hosted(open_service(ServeConfig(model=folder / "policy", port=0, name="tiny", **SIZES | changed), ONE_DEVICE))
+    made = Hosted(open_service(ServeConfig(model=folder / "policy", **{"port": 0, "name": "tiny"} | SIZES | changed), ONE_DEVICE))
     try:
         yield made
     finally:
