@@ -26,6 +26,7 @@ from served import Server
 from promedical_jax.bench import Report
 from promedical_jax.cli import main
 from promedical_jax.config import GrpoConfig, Mesh, QuickstartConfig, RmConfig, SftConfig, Stage
+from promedical_jax.corpus.recipe import CorpusConfig
 from promedical_jax.model.hf import known_config
 from promedical_jax.plan.chips import CHIPS
 from promedical_jax.quickstart import stages
@@ -336,10 +337,24 @@ def test_healthbench_is_imported_and_says_never_to_train_on_it(benchmark: Shop) 
 
 
 def test_questions_become_a_corpus(benchmark: Shop) -> None:
-    sifted, why, cost = benchmark.read("A corpus from public questions")
+    sifted, why, cost = map(benchmark.run, benchmark.lines("A corpus from public questions")[:3])
     assert "near copy" in sifted.stdout and "waits for difficulty.url" in sifted.stdout and "questions" in sifted.stderr
     assert why.stdout.startswith("questions: ") and "sieve: kept" in why.stdout
     assert "difficulty, difficulty (Qwen/Qwen3-8B):" in cost.stdout and "spent so far 0" in cost.stdout
+
+
+def test_our_server_as_it_is_started_there_has_room_for_what_a_corpus_asks() -> None:
+    """The lines behind those need models that a test does not have."""
+    vllm, ours, asks = [shlex.split(line) for heading, line in COMMANDS if heading == "A corpus from public questions"][3:]
+    assert vllm[:2] == ["vllm", "serve"] and ours[:2] == ["promedical", "serve"] and asks[:4] == ["promedical", "corpus", "run", "--config"]
+    recipe = read_recipe(CorpusConfig, ROOT / asks[4])
+    flags = {name.removeprefix("--"): value for name, value in zip(ours[3::2], ours[4::2], strict=True)}
+    server = read_recipe(ServeConfig, None, {"model": ours[2]} | flags)
+    tasks = [recipe.difficulty, recipe.topic, recipe.rubric, *recipe.writers, *recipe.judges]
+    assert server.longest >= 2 * max(task.max_tokens for task in tasks)
+    mine = [task for task in tasks if task.url == f"http://localhost:{server.port}/v1"]
+    assert recipe.rubric in mine and {task.model for task in mine} == {server.called} == {vllm[2]}
+    assert max(task.concurrency for task in mine) <= server.slots + server.queue
 
 
 @pytest.fixture(scope="module")
