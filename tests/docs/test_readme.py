@@ -224,6 +224,7 @@ def test_installing_and_testing_are_what_the_continuous_integration_does() -> No
     assert {"test"} <= set(re.findall(r"\.\[(\w+)\]", README)) <= extras.keys()
 
 
+@pytest.mark.slow  # tests/quickstart runs the same by default
 def test_the_quickstart_leaves_what_the_readme_says(shop: Shop) -> None:
     [first] = shop.read("Start here")
     said = [block.text for block in BLOCKS if block.heading == "Start here" and block.language == "text"]

@@ -110,7 +110,7 @@ def test_a_tpu_step_gathers_no_parameter_outside_its_loops(name: str) -> None:
     assert scattered.mib_outside_loops < smallest
 
 
-@pytest.mark.parametrize(("remat", "runs"), [("full", 2), ("attention", 1)])
+@pytest.mark.parametrize(("remat", "runs"), [pytest.param("full", 2, marks=pytest.mark.slow), ("attention", 1)])
 def test_the_attention_kernel_runs_once_where_remat_keeps_what_it_gave(remat: Remat, runs: int) -> None:
     """Two kernels of the backward pass stand beside it, in the real compiler's program."""
     mesh = make_mesh(devices=topology("v5e:1x1")[1])

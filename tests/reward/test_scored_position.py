@@ -119,6 +119,7 @@ def test_eight_devices_score_as_one(kind: str, mesh: tuple[int, int]) -> None:
     close(eight.raw([eight.read(case) for case in cases()]), one.raw([one.read(case) for case in cases()]))
 
 
+@pytest.mark.slow
 def test_an_answer_of_8k_tokens_is_read_at_its_end() -> None:
     """Beside a short one, which is padded to its length: no token of it is lost, for the last one before the criterion changes the score."""
     case = small(cases()[0], criteria=1)

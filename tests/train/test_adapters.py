@@ -129,7 +129,7 @@ def test_a_mesh_changes_no_figure(kind: type[Stage], runs: Runs) -> None:
         assert alone["loss"][-1] < 0.95 * alone["loss"][0]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=() if kind is GrpoConfig else pytest.mark.slow) for kind in KINDS])
 def test_the_folders_hold_the_adapter_and_the_merged_weights(kind: type[Stage], runs: Runs) -> None:
     config = runs.of(kind)
     state = jax.device_get(runs.states[config.out].params)
@@ -177,6 +177,7 @@ def test_grpo_measures_its_kl_to_the_base(runs: Runs) -> None:
     jax.tree.map(np.testing.assert_array_equal, runs.references[config.out], runs.base)
 
 
+@pytest.mark.slow
 def test_without_a_kl_no_reference_is_looked_up(runs: Runs) -> None:
     config = runs.run(runs.config(GrpoConfig, "without-kl", ONE_DEVICE, steps=1).model_copy(update={"kl": 0.0}))
     assert config.out not in runs.references and "kl" not in metrics(config) and metrics(config)["entropy"] > 0

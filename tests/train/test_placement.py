@@ -69,8 +69,8 @@ def test_loss_and_gradients_are_those_of_one_device(case, shape) -> None:
         assert gradient.sharding.is_equivalent_to(place, gradient.ndim), f"{jax.tree_util.keystr(path)}: {gradient.sharding.spec}"
 
 
-@pytest.mark.parametrize("weights", ["float32", "bfloat16"])
-@pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2)], ids=lambda shape: "x".join(map(str, shape)))
+@pytest.mark.parametrize("weights", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])  # with masters, more leaves than without
+@pytest.mark.parametrize("shape", [pytest.param((8, 1, 1), marks=pytest.mark.slow), (2, 2, 2)], ids=lambda shape: "x".join(map(str, shape)))
 def test_a_step_keeps_every_leaf_where_the_table_puts_it(shape, weights) -> None:
     mesh, axes, optimizer = mesh_of(*shape), transformer.axes(CONFIG), make_optimizer(Optimizer(learning_rate=1e-3), 10)
     split = {axis: parts(mesh, axis) for axis in ("width", "kv_heads", "feed_forward", "vocabulary")}

@@ -28,7 +28,7 @@ def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(selfcheck, "_passed", set())
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
 def test_it_passes_once_in_a_process(dtype, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     check = lambda **what: check_tree("the model", policy(), CONFIG, Compute(dtype), **what)  # noqa: E731
     check(trains=True, samples=True)
