@@ -31,6 +31,7 @@ app.command(f"{COMMANDS}:score", name="score", help="Write a reward model's verd
 app.command(f"{COMMANDS}:serve", name="serve", help="Put a policy behind an OpenAI-compatible endpoint, and a reward model beside it.", sort_key=3.6)
 app.command(f"{COMMANDS}:ledger", name="ledger", help="Look into a ledger: filter its rows, print them, write them elsewhere.", sort_key=3.7)
 app.command(f"{COMMANDS}:follow", name="follow", help="Write a page that follows one case through a run of GRPO or PPO.", sort_key=3.8)
+app.command(f"{COMMANDS}:lab", name="lab", help="Test the paper's claims on the simulated clinic, table by table, with seeds and intervals.", sort_key=3.9)
 app.command(f"{COMMANDS}:plan", name="plan", help="Say what a stage would cost on chips that are not here: memory, time, traffic.", sort_key=4)
 app.command(f"{COMMANDS}:export", name="export", help="Write a checkpoint as a model folder that transformers reads, also while the run goes on.", sort_key=6)
 app.command(f"{COMMANDS}:import_model", name="import", help="Make a checkpoint of a model folder, or of a model on the hub.", sort_key=7)

@@ -33,6 +33,7 @@ from promedical_jax.config import (
 )
 from promedical_jax.corpus.recipe import CorpusConfig
 from promedical_jax.errors import InputError, Stopped
+from promedical_jax.lab.recipe import LabConfig
 from promedical_jax.recipe import Key, dump, keys, read_recipe
 from promedical_jax.review.recipe import ReviewConfig
 from promedical_jax.rubric import Case, Tier, Verdict, write_cases
@@ -188,6 +189,7 @@ def bench_tasks_dir() -> None:
 score = recipe_command(ScoreConfig, "promedical_jax.scoring")
 serve = recipe_command(ServeConfig, "promedical_jax.serve.run", positional="model")
 quickstart = recipe_command(QuickstartConfig, "promedical_jax.quickstart")
+lab = recipe_command(LabConfig, "promedical_jax.lab.run", positional="table")
 corpus_run, corpus_status, corpus_cost = (recipe_command(CorpusConfig, "promedical_jax.corpus.pipeline", does=does) for does in ("run", "status", "cost"))
 review_export, review_import, review_agreement, review_adjudicate = (
     recipe_command(ReviewConfig, f"promedical_jax.review.{module}") for module in ("export", "readback", "agreement", "adjudication")

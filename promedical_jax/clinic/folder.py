@@ -3,7 +3,9 @@
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from promedical_jax.clinic.cases import make_cases, paraphrase
@@ -54,14 +56,14 @@ def write_clinic(folder: str | Path, train: int, held_out: int, seed: int, repla
     return cases
 
 
-def write_model(folder: Path, variety: Variety = PLAIN) -> None:
-    """The clinic's tokenizer and a small Qwen3's config.json, as `transformers` reads them."""
+def write_model(folder: Path, variety: Variety = PLAIN, sizes: Mapping[str, int] = MappingProxyType({})) -> None:
+    """The clinic's tokenizer and a small Qwen3's config.json, as `transformers` reads them. `sizes`: those that are not SIZES'."""
     from promedical_jax.model.hf import hf_config
     from promedical_jax.model.rope import Rope
     from promedical_jax.model.transformer import ModelConfig
 
     tokenizer = build_tokenizer(variety)
     tokenizer.save_pretrained(folder)
-    config = hf_config(ModelConfig(vocabulary=len(tokenizer), tied=True, rope=Rope(1e4), **SIZES))
+    config = hf_config(ModelConfig(vocabulary=len(tokenizer), tied=True, rope=Rope(1e4), **(SIZES | dict(sizes))))
     special = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     (folder / "config.json").write_text(json.dumps(config | special, indent=2) + "\n")

@@ -1,0 +1,131 @@
+"""Trainings side by side: each worker is a process of its own on a core of its own, for a model this small gains nothing from a second one.
+
+What the stages say goes to a file beside the experiment; here a line says what is done.
+"""
+
+import multiprocessing
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from promedical_jax.errors import InputError
+from promedical_jax.lab.experiment import Experiment, in_order, name, needs
+
+LOG = "log.txt"
+FORGET_AFTER = 8  # experiments: a process that keeps every program it compiled runs out of pieces of memory
+_made = 0
+Say = Callable[[str], None]
+
+
+def make_all(wanted: Sequence[Experiment], seeds: Sequence[int], out: Path, processes: int, say: Say, done: Callable[[Path], bool]) -> None:
+    """Makes what is not done yet, each as soon as what it needs is there. Raises InputError where one failed, when the others that are under way have ended."""
+    waiting = {name(one, seed): Task(one, seed) for one in in_order(wanted) for seed in seeds if not done(out / name(one, seed))}
+    if not waiting:
+        return
+    kinds = Counter(type(task.experiment).__name__.lower() for task in waiting.values())
+    say(f"{len(waiting)} to train and measure: {', '.join(f'{count} of kind {kind}' for kind, count in kinds.items())}")
+    began, total, failed = time.monotonic(), len(waiting), list[str]()
+
+    def ready() -> list[Task]:
+        """Those that need nothing which is still to come."""
+        return [task for task in waiting.values() if not any(name(need, task.seed) in left for need in needs(task.experiment))]
+
+    left = set(waiting)
+    with _pool(min(processes, total)) as pool:
+        running: dict[Future[str | None], Task] = {}
+        while waiting or running:
+            for task in ready()[: processes - len(running)] if not failed else []:
+                del waiting[name(task.experiment, task.seed)]
+                running[pool.submit(_make, task.experiment, task.seed, out)] = task
+            if not running:
+                break
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                task = running.pop(future)
+                folder = name(task.experiment, task.seed)
+                left.discard(folder)
+                try:
+                    fault = future.result()
+                except BrokenProcessPool:
+                    fault = "a worker was killed, for want of memory perhaps; give fewer --processes"
+                failed += [f"{folder}: {fault}"] if fault else []
+                say(f"  {total - len(left)} of {total}, after {time.monotonic() - began:.0f} s: {folder}{' failed' if fault else ''}")
+    if failed:
+        raise InputError(f"{failed[0]}; the same command goes on with the rest")
+
+
+class Task(NamedTuple):
+    experiment: Experiment
+    seed: int
+
+
+class Here:
+    """The place of a pool where one training at a time is wanted: this process. Nothing is started that a debugger or a test could not see into."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def submit(self, work: Callable[..., str | None], *given: object) -> Future[str | None]:
+        future: Future[str | None] = Future()
+        future.set_result(work(*given))
+        return future
+
+
+def _pool(processes: int) -> Here | ProcessPoolExecutor:
+    if processes == 1:
+        return Here()
+    spawn = multiprocessing.get_context("spawn")
+    cores = spawn.Queue()
+    for core in _cores(processes):
+        cores.put(core)
+    return ProcessPoolExecutor(processes, mp_context=spawn, initializer=_settle, initargs=(cores,))
+
+
+def _cores(processes: int) -> list[set[int]]:
+    """The cores that this process may use, dealt to so many workers."""
+    there = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    return [set(there[i::processes]) for i in range(processes)]
+
+
+def _settle(cores: "multiprocessing.Queue[set[int]]") -> None:
+    """A worker's first act, before JAX counts the cores."""
+    mine = cores.get()
+    if mine:
+        os.sched_setaffinity(0, mine)
+
+
+def _make(one: Experiment, seed: int, out: Path) -> str | None:
+    """Makes it; returns what went wrong, as a sentence."""
+    global _made
+    import jax
+
+    from promedical_jax.lab.make import make
+
+    jax.config.update("jax_compilation_cache_dir", str((out / "compiled").resolve()))  # all experiments run the same few programs
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    folder = out / name(one, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOG).open("a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
+        try:
+            make(one, seed, out)
+        except InputError as error:
+            return str(error)
+        except Exception:
+            import traceback
+
+            traceback.print_exc(file=log)
+            return f"an error that is ours, in the last lines of {folder / LOG}"
+        finally:
+            _made += 1
+            if _made % FORGET_AFTER == 0:
+                jax.clear_caches()
+    return None
