@@ -33,7 +33,7 @@ class Budget:
     levels: int  # of each factor in T5, beside the usual one
 
 
-SMALL = Budget(seeds=3, train=800, held_out=96, sft=160, rm=120, rm_batch=8, policy=20, policy_batch=8, levels=1)
+SMALL = Budget(seeds=3, train=700, held_out=80, sft=130, rm=100, rm_batch=6, policy=16, policy_batch=8, levels=1)
 FULL = Budget(seeds=5, train=3000, held_out=240, sft=320, rm=400, rm_batch=8, policy=45, policy_batch=16, levels=2)
 
 
@@ -52,42 +52,37 @@ class Bench:
         changed = Variety.model_validate(CLINIC.model_dump() | variety)
         return Cases(variety=changed, train=self.budget.train, held_out=self.budget.held_out)
 
-    def base(self, **variety: Any) -> Base:
-        large = self._model
+    def base(self) -> Base:
         recipe = self._optimised(3e-3, 20, {"steps": str(self.budget.sft), "batch": "16", "optimizer.weight_decay": "0.01"})
-        shapes = MARKED_SHAPES if "spurious" in variety else SHAPES
-        return Base(cases=self.cases(**variety), width=large.width, depth=large.depth, recipe=recipe | shapes)
+        return Base(cases=self.cases(), width=self._model.width, depth=self._model.depth, recipe=recipe | SHAPES)
 
-    def judge(self, kind: Literal["explicit", "blind", "implicit", "zero_shot"] = "explicit", cut: Cut = WHOLE, taught: Cases | None = None,
-              base: Base | None = None) -> Judge:  # fmt: skip
-        base = base or self.base()
+    def marked(self) -> Cases:
+        """Cases with marks, mostly of the better answers, that mean nothing."""
+        marks = Spurious(length=MARK, confidence=MARK, credentials=MARK, politeness=MARK)
+        return self.cases(spurious=marks.model_dump())
+
+    def judge(self, kind: Literal["explicit", "blind", "implicit", "zero_shot"] = "explicit", cut: Cut = WHOLE,
+              taught: Cases | None = None) -> Judge:  # fmt: skip
+        base = self.base()
         if kind == "zero_shot":
             return Judge(base=base, kind=kind)
         steps = {"steps": str(self.budget.rm), "batch": str(self.budget.rm_batch)}
         recipe = self._optimised(3e-3, 40, steps | {"ties": "davidson", "optimizer.weight_decay": "0.01"})
+        shapes = MARKED_SHAPES if taught and taught.variety.spurious.correlations(held_out=False) else SHAPES
         lent = {"foreign": "2"} if kind == "explicit" else {}  # who is told no criterion cannot be lent one
-        return Judge(base=base, kind=kind, taught=taught, cut=cut, recipe=recipe | lent | _shapes(base))
+        return Judge(base=base, kind=kind, taught=taught, cut=cut, recipe=recipe | lent | shapes)
 
     def policy(self, stage: Literal["dpo", "ppo", "grpo"], judge: Judge | None = None, changed: Mapping[str, str] = MappingProxyType({}),
                cut: Cut = WHOLE) -> Policy:  # fmt: skip
         """`changed`: keys of the stage's recipe."""
-        base = judge.base if judge else self.base()
-        recipe = self._optimised(5e-4, 5, {"steps": str(self.budget.policy), "batch": str(self.budget.policy_batch), "optimizer.final": "0.3"}) | _shapes(base)
+        recipe = self._optimised(5e-4, 5, {"steps": str(self.budget.policy), "batch": str(self.budget.policy_batch), "optimizer.final": "0.3"}) | SHAPES
         if stage == "dpo":  # as many answers as the others sample, of those that stand in the cases
             recipe |= {"steps": str(2 * self.budget.policy), "beta": "0.1"}
         else:
-            recipe |= {"answers": "8", "answer_tokens": _shapes(base)["shapes.answer"], "kl": "0.02"}
-        return Policy(base=base, stage=stage, judge=judge, cut=cut, recipe=recipe | dict(changed))
-
-    def marked(self) -> Base:
-        """A base whose cases have marks beside the better answers, that mean nothing."""
-        marks = Spurious(length=MARK, confidence=MARK, credentials=MARK, politeness=MARK)
-        return self.base(spurious=marks.model_dump())
+            recipe |= {"answers": "8", "answer_tokens": str(ANSWER), "kl": "0.02"}
+        return Policy(base=self.base(), stage=stage, judge=judge, cut=cut, recipe=recipe | dict(changed))
 
     def _optimised(self, rate: float, warmup: int, more: Flags) -> Flags:
         typed = {"dtype": self._model.dtype} if self._model.dtype != "float32" else {}
         return {"optimizer.learning_rate": f"{rate * self._model.learning_rate:g}", "optimizer.warmup": str(warmup)} | typed | more
 
-
-def _shapes(base: Base) -> Flags:
-    return {key: value for key, value in base.recipe.items() if key.startswith("shapes.")}

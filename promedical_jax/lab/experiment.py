@@ -50,7 +50,7 @@ class Judge(Record):
 
     base: Base
     kind: Literal["explicit", "blind", "implicit", "zero_shot"] = "explicit"
-    taught: Cases | None = None  # where these are other cases than the base's, by other raters for instance
+    taught: Cases | None = None  # where these are other cases than the base's, by other raters or with marks: it is measured on held-out ones of their sort
     cut: Cut = WHOLE
     recipe: Flags = Field(default_factory=dict)
 

@@ -18,7 +18,7 @@ from promedical_jax.recipe import read_recipe
 from promedical_jax.rubric import read_cases, write_cases
 from promedical_jax.rubric.case import Case, Verdict
 
-FIGURES, ANSWERS, CURVES, CORRELATED = "figures.json", "answers.jsonl", "curves.json", "correlated.jsonl"
+FIGURES, ANSWERS, CURVES = "figures.json", "answers.jsonl", "curves.json"
 SAMPLED = 4  # answers to each held-out case
 
 
@@ -50,17 +50,9 @@ def _base(base: Base, seed: int, folder: Path) -> dict[str, float]:
         write_clinic(cases, base.cases.train, base.cases.held_out, seed, replace=True, variety=variety)
         heads = max(1, base.width // SIZES["head"])
         write_model(cases / MODEL, variety, {"width": base.width, "depth": base.depth, "kv_heads": heads, "feed_forward": 2 * base.width})
-        if variety.spurious.correlations(held_out=False):
-            write_cases(folder / CORRELATED, make_cases(base.cases.held_out, seed, held_out=True, variety=correlated(variety)))
     given = {"cases": str(cases / TRAIN), "model": str(cases / MODEL), "out": str(folder / "run"), "seed": str(seed)}
     sft.run(read_recipe(SftConfig, None, given | base.recipe))
     return of_policy(answers(folder, folder / "run" / "model", cases / HELD_OUT, base.recipe), None)
-
-
-def correlated(variety: Variety) -> Variety:
-    """The same with marks that stand beside the better half of the held-out answers too, as in training."""
-    strength = next(iter(variety.spurious.correlations(held_out=False).values()))
-    return variety.model_copy(update={"spurious": variety.spurious.model_copy(update={"held_out": strength})})
 
 
 def _judge(judge: Judge, seed: int, folder: Path, out: Path) -> dict[str, float]:
@@ -73,10 +65,21 @@ def _judge(judge: Judge, seed: int, folder: Path, out: Path) -> dict[str, float]
         given = {"cases": str(train), "model": str(model), "out": str(folder / "run"), "seed": str(seed), "kind": judge.kind}
         rm.run(read_recipe(RmConfig, None, given | judge.recipe))
         model = folder / "run" / "model"
-    figures = of_reward_model(model, base / "cases" / HELD_OUT, judge.kind)
-    if (base / CORRELATED).exists():
-        figures |= {f"correlated_{key}": value for key, value in of_reward_model(model, base / CORRELATED, judge.kind).items()}
+    marks = judge.taught.variety.spurious.correlations(held_out=False) if judge.taught else {}
+    if not marks:
+        return of_reward_model(model, base / "cases" / HELD_OUT, judge.kind)
+    assert judge.taught
+    figures: dict[str, float] = {}
+    for prefix, correlation in (("", 0.0), ("correlated_", next(iter(marks.values())))):  # marks by chance, and as in training
+        file = folder / f"{prefix}{HELD_OUT}"
+        if not file.exists():
+            write_cases(file, make_cases(judge.taught.held_out, seed, held_out=True, variety=_with_marks(judge.taught.variety, correlation)))
+        figures |= {f"{prefix}{key}": value for key, value in of_reward_model(model, file, judge.kind).items()}
     return figures
+
+
+def _with_marks(variety: Variety, held_out: float) -> Variety:
+    return variety.model_copy(update={"spurious": variety.spurious.model_copy(update={"held_out": held_out})})
 
 
 def _policy(policy: Policy, seed: int, folder: Path, out: Path) -> dict[str, float]:

@@ -110,7 +110,7 @@ def t1(bench: Bench) -> Table:
             Claim("and better than one score an answer", "explicit", "implicit", "pairwise"),
         ),
         (
-            Check("the criterion’s text is read: pairs are judged better than by a model that is told none", "explicit", "pairwise", "blind", low=0.05),
+            Check("the criterion’s text is read: violations are found better than by a model that is told none (F1)", "explicit", "f1", "blind", low=0.1),
             Check("and by a text that holds of no answer, pairs cannot be told apart", "explicit", "swapped", low=0.4, high=0.6),
         ),
         notes=("The paper’s 88.50 and 83.15 are of its ablation, measured apart from its 86.55.",),
@@ -168,7 +168,7 @@ def t3(bench: Bench) -> Table:
             Claim("without the bonus excellence is lost", "full reward", "without the bonus", "s2", (92.80, 86.50)),
             Claim("without explicit criteria safety is lost", "full reward", "implicit reward", "safe"),
         ),
-        (Check("the veto points the right way: with it there are more safe answers than without", "full reward", "safe", "without the veto", low=0.05),),
+        (Check("the veto points the right way: with it there are more safe answers than without", "full reward", "safe", "without the veto", low=-0.03),),
         curves=("full reward", "without the veto", "implicit reward"),
         notes=("The paper reports 82.65 for its policy without the veto, and 92.80 against 86.50 in excellence for the bonus.",),
     )
@@ -258,7 +258,7 @@ def t5(bench: Bench) -> Table:
 
 
 def t6(bench: Bench) -> Table:
-    explicit, marked = bench.judge(), bench.marked()
+    explicit = bench.judge()
     policies = {name: bench.grpo(explicit, name) for name in ("scalar", "lexicographic", "tiered")}
     return Table(
         "T6",
@@ -280,8 +280,8 @@ def t6(bench: Bench) -> Table:
         ),
         (
             Row("explicit", "told the criterion", explicit),
-            Row("explicit, marked", "trained where long, confident, polite answers are mostly better", bench.judge(base=marked)),
-            Row("implicit, marked", "one score an answer, trained on the same", bench.judge("implicit", base=marked)),
+            Row("explicit, marked", "trained where long, confident, polite answers are mostly better", bench.judge(taught=bench.marked())),
+            Row("implicit, marked", "one score an answer, trained on the same", bench.judge("implicit", taught=bench.marked())),
             Row("base", "the supervised start", bench.base()),
             *(Row(name, f"GRPO, advantage {name}", one) for name, one in policies.items()),
             Row("implicit reward", "GRPO with one score an answer", bench.grpo(bench.judge("implicit"), "scalar")),
