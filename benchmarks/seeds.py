@@ -10,8 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from scipy.stats import t as student
+from promedical_jax.bench import intervals
 
 
 def parser(description: str | None, out: str, sizes: Mapping[str, int]) -> argparse.ArgumentParser:
@@ -31,12 +30,8 @@ def three(interval: Any) -> list[float | None]:
 
 
 def over_seeds(values: Sequence[float]) -> dict[str, float | None]:
-    """Mean over seeds with Student's 95 % interval, null of one seed; seeds are few, and each is one draw of everything."""
-    mean, n = float(np.mean(values)), len(values)
-    if n < 2:
-        return {"mean": round(mean, 4), "low": None, "high": None}
-    half = float(student.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
-    return {"mean": round(mean, 4), "low": round(mean - half, 4), "high": round(mean + half, 4)}
+    """Mean over seeds with Student's 95 % interval, null of one seed."""
+    return dict(zip(("mean", "low", "high"), three(intervals.over_seeds(values)), strict=True))
 
 
 def publish(benchmark: str, arguments: Sequence[str] | None, found: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:

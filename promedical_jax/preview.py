@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from promedical_jax.config import BenchConfig, DpoConfig, OnPolicy, RmConfig, ScoreConfig, Stage
 from promedical_jax.corpus.recipe import CorpusConfig
 from promedical_jax.errors import InputError
+from promedical_jax.lab.recipe import LabConfig
 from promedical_jax.review.recipe import ReviewConfig
 from promedical_jax.serve.recipe import ServeConfig
 from promedical_jax.suites.recipe import BuildConfig, SuiteConfig
@@ -29,6 +30,8 @@ def preview(config: BaseModel, resume: Any = None) -> None:
         lines = _preview_review(config)
     elif isinstance(config, SuiteConfig):
         lines = _preview_suite(config)
+    elif isinstance(config, LabConfig):
+        lines = _preview_lab(config)
     elif isinstance(config, BuildConfig):
         lines = _preview_build(config)
     else:
@@ -53,6 +56,14 @@ def _preview_bench(config: BenchConfig | ScoreConfig) -> dict[str, str]:
     if isinstance(config, BenchConfig) and config.judge:
         judge = {"judge": f"{config.judge}: width {hf.read_config(hf.resolve(config.judge, weights=False)).width}"}
     return {"model": f"{config.model}: {model.depth} layers of width {model.width}", "cases": f"{config.cases}: {len(cases):,} cases"} | judge
+
+
+def _preview_lab(config: LabConfig) -> dict[str, str]:
+    from promedical_jax.lab.run import planned
+
+    plan = planned(config)
+    kinds = ", ".join(f"{count} of kind {kind}" for kind, count in plan.kinds.items())
+    return {"tables": ", ".join(plan.tables), "seeds": str(plan.seeds), "to train": f"{kinds or 'nothing'}; {plan.there} are there", "out": str(config.out)}
 
 
 def _preview_serve(config: ServeConfig) -> dict[str, str]:

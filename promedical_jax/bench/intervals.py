@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from pydantic import BeforeValidator
 from scipy.stats import beta
+from scipy.stats import t as student
 
 Z95 = 1.959963984540054  # the normal quantile that leaves 2.5 % on either side
 
@@ -127,6 +128,20 @@ def sign_flips(differences: Sequence[float] | ArrayLike, seed: int = 0) -> float
         signs = 1.0 - 2 * rng.integers(0, 2, (min(500, FLIPS - start), len(moved)), dtype=np.int8)
         hits += int((np.abs(signs @ moved) >= far).sum())
     return (hits + 1) / (FLIPS + 1)
+
+
+def over_seeds(values: Sequence[float] | ArrayLike) -> Interval:
+    """The mean of `values` [seeds] with Student's 95 % interval: a seed is one draw of everything, and seeds are few. NaN entries are left out; of one value
+    alone nobody can tell, and the interval has no ends."""
+    array = np.asarray(values, np.float64)
+    known = array[np.isfinite(array)]
+    if not known.size:
+        return NOTHING
+    mean = float(known.mean())
+    if known.size == 1:
+        return Interval(mean, math.nan, math.nan)
+    half = float(student.ppf(0.975, known.size - 1)) * float(known.std(ddof=1)) / sqrt(known.size)
+    return Interval(mean, mean - half, mean + half)
 
 
 def clopper_pearson(successes: int, n: int) -> Interval:

@@ -22,6 +22,8 @@ MARKED_SHAPES: Flags = {"shapes.prompt": "64", "shapes.answer": "96", "shapes.cr
 
 @dataclass(frozen=True)
 class Budget:
+    """Batches are multiples of 8, so that up to eight devices can share them."""
+
     seeds: int
     train: int
     held_out: int
@@ -33,7 +35,8 @@ class Budget:
     levels: int  # of each factor in T5, beside the usual one
 
 
-SMALL = Budget(seeds=3, train=700, held_out=80, sft=130, rm=100, rm_batch=6, policy=16, policy_batch=8, levels=1)
+SMOKE = Budget(seeds=1, train=60, held_out=8, sft=3, rm=3, rm_batch=8, policy=2, policy_batch=8, levels=1)
+SMALL = Budget(seeds=3, train=700, held_out=80, sft=130, rm=80, rm_batch=8, policy=16, policy_batch=8, levels=1)
 FULL = Budget(seeds=5, train=3000, held_out=240, sft=320, rm=400, rm_batch=8, policy=45, policy_batch=16, levels=2)
 
 
@@ -41,7 +44,7 @@ class Bench:
     """The experiments of a budget, by the recipe of a laboratory."""
 
     def __init__(self, config: LabConfig):
-        self.budget = SMALL if config.budget == "small" else FULL
+        self.budget = {"smoke": SMOKE, "small": SMALL, "full": FULL}[config.budget]
         self.seeds = config.seeds or self.budget.seeds
         self._model = config.model
 
@@ -53,7 +56,7 @@ class Bench:
         return Cases(variety=changed, train=self.budget.train, held_out=self.budget.held_out)
 
     def base(self) -> Base:
-        recipe = self._optimised(3e-3, 20, {"steps": str(self.budget.sft), "batch": "16", "optimizer.weight_decay": "0.01"})
+        recipe = self._optimised(3e-3, self.budget.sft // 16, {"steps": str(self.budget.sft), "batch": "16", "optimizer.weight_decay": "0.01"})
         return Base(cases=self.cases(), width=self._model.width, depth=self._model.depth, recipe=recipe | SHAPES)
 
     def marked(self) -> Cases:
@@ -67,7 +70,7 @@ class Bench:
         if kind == "zero_shot":
             return Judge(base=base, kind=kind)
         steps = {"steps": str(self.budget.rm), "batch": str(self.budget.rm_batch)}
-        recipe = self._optimised(3e-3, 40, steps | {"ties": "davidson", "optimizer.weight_decay": "0.01"})
+        recipe = self._optimised(3e-3, self.budget.rm // 10, steps | {"ties": "davidson", "optimizer.weight_decay": "0.01"})
         shapes = MARKED_SHAPES if taught and taught.variety.spurious.correlations(held_out=False) else SHAPES
         lent = {"foreign": "2"} if kind == "explicit" else {}  # who is told no criterion cannot be lent one
         return Judge(base=base, kind=kind, taught=taught, cut=cut, recipe=recipe | lent | shapes)

@@ -5,13 +5,12 @@ A seed is one draw of everything: cases, start, training. So intervals are Stude
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import inf, nan, sqrt
+from math import inf, nan
 from typing import Literal
 
 import numpy as np
-from scipy.stats import t as student
 
-from promedical_jax.bench.intervals import NOTHING, Interval
+from promedical_jax.bench.intervals import Interval, over_seeds
 from promedical_jax.lab.tables import Check, Claim, Table
 
 Figures = Mapping[str, Mapping[int, Mapping[str, float]]]  # row -> seed -> figure -> number
@@ -39,18 +38,6 @@ class Checked:
     check: Check
     value: float
     passed: bool
-
-
-def over_seeds(values: Sequence[float]) -> Interval:
-    """The mean with Student's 95 % interval; of one value alone nobody can tell, and the interval is without ends."""
-    known = np.asarray([value for value in values if value == value], np.float64)
-    if not known.size:
-        return NOTHING
-    mean = float(known.mean())
-    if known.size == 1:
-        return Interval(mean, nan, nan)
-    half = float(student.ppf(0.975, known.size - 1)) * float(known.std(ddof=1)) / sqrt(known.size)
-    return Interval(mean, mean - half, mean + half)
 
 
 def figure(figures: Figures, row: str, name: str) -> list[float]:

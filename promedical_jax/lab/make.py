@@ -13,7 +13,7 @@ from promedical_jax.clinic.folder import HELD_OUT, MODEL, SIZES, TRAIN, write_cl
 from promedical_jax.config import DpoConfig, GrpoConfig, PpoConfig, RmConfig, SftConfig, Shapes
 from promedical_jax.lab.code import fingerprint
 from promedical_jax.lab.experiment import WHOLE, Base, Cases, Cut, Experiment, Judge, Policy, cut_cases, name
-from promedical_jax.lab.measure import of_policy, of_reward_model, of_training
+from promedical_jax.lab.measure import BATCH, of_policy, of_reward_model, of_training
 from promedical_jax.recipe import read_recipe
 from promedical_jax.rubric import read_cases, write_cases
 from promedical_jax.rubric.case import Case, Verdict
@@ -140,7 +140,7 @@ def _sample(model: Path, held_out: Path, recipe: dict[str, str]) -> Sequence[Ans
     with jax.set_mesh(make_mesh()):
         params = hf.load(model, config, shardings(jax.sharding.get_mesh(), transformer.axes(config)))
         assert params is not None, "its stage wrote it"
-        return answer_cases(params, config, tokenizer, cases, sizes, truth, answers=SAMPLED, answer_tokens=int(recipe["shapes.answer"]), batch=20)
+        return answer_cases(params, config, tokenizer, cases, sizes, truth, answers=SAMPLED, answer_tokens=int(recipe["shapes.answer"]), batch=BATCH)
 
 
 def _row(one: Answered) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from promedical_jax.rubric import read_cases
 from promedical_jax.rubric.scores import Scores, prefer
 
 Figures = dict[str, float]
+BATCH = 16  # cases at a time
 CURVE = {  # name here -> name in metrics.jsonl
     "reward": "reward", "safe": "safe", "true_safe": "true/safe", "s1": "s1", "true_s1": "true/s1", "kl": "kl", "length": "completions/mean_length",
     "gap": "sampling/sampling_logp_difference/mean",
@@ -71,10 +72,10 @@ def of_reward_model(model: Path, held_out: Path, kind: str) -> Figures:
     with jax.set_mesh(make_mesh()):
         mesh = jax.sharding.get_mesh()
         if kind == "zero_shot":
-            judge = open_zero_shot(model, mesh, 20)
+            judge = open_zero_shot(model, mesh, BATCH)
         else:
             loaded = load_reward_model(model, mesh)
-            judge = judge_of(loaded, load_tokenizer(model, loaded.config.vocabulary), mesh, 20, FLOAT32)
+            judge = judge_of(loaded, load_tokenizer(model, loaded.config.vocabulary), mesh, BATCH, FLOAT32)
         cases = judged_only([judge.encode(case) for case in read_cases(held_out)], held_out)
         found = evaluate(judge, cases, foreign=foreign if kind == "explicit" else None)
         figures = _flat(found)

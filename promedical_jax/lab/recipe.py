@@ -9,7 +9,7 @@ from promedical_jax.config import Positive, Settings
 
 Name = Literal["T1", "T2", "T3", "T4", "T5", "T6"]
 TABLES = "T1 reward models, T2 safety, T3 ablations, T4 policies, T5 sensitivity, T6 what the paper leaves out, or all"
-BUDGET = "small: a table in ten minutes on two cores, 3 seeds; full: what docs/results holds, 5 seeds"
+BUDGET = "small: a table in ten minutes on two cores, 3 seeds; full: what docs/results holds, 5 seeds; smoke: whether it runs at all, its figures mean nothing"
 
 
 class Larger(Settings):
@@ -25,7 +25,7 @@ class LabConfig(Settings):
     """The paper's claims on the simulated clinic, where truth is known: tables T1 to T6, each with seeds, intervals, and the paper's figure beside."""
 
     table: Name | Literal["all"] = Field(description=TABLES)
-    budget: Literal["small", "full"] = Field("small", description=BUDGET)
+    budget: Literal["smoke", "small", "full"] = Field("small", description=BUDGET)
     out: Path = Field(Path("runs/lab"), description="folder for what is trained, the figures and the page; what is there already is not made again")
     seeds: Positive | None = Field(None, description="seeds, each of which draws cases, start and training anew; null: the budget's")
     processes: Positive | None = Field(None, description="trainings at a time; null: one a core, and one where there is an accelerator")

@@ -9,8 +9,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table as Drawn
 
-from promedical_jax.bench.intervals import Interval
-from promedical_jax.lab.findings import Checked, Figures, Judged, figure, over_seeds
+from promedical_jax.bench.intervals import Interval, over_seeds
+from promedical_jax.lab.findings import Checked, Figures, Judged, figure
 from promedical_jax.lab.tables import Column, Part, Row, Table
 
 Curve = Mapping[str, Sequence[float | None]]

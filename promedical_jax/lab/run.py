@@ -4,11 +4,12 @@ import fcntl
 import json
 import os
 import platform
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
@@ -16,7 +17,7 @@ from promedical_jax.atomic import replacing
 from promedical_jax.errors import InputError
 from promedical_jax.lab.budget import Bench
 from promedical_jax.lab.code import fingerprint
-from promedical_jax.lab.experiment import name
+from promedical_jax.lab.experiment import in_order, name
 from promedical_jax.lab.findings import check, judge
 from promedical_jax.lab.page import write_page
 from promedical_jax.lab.recipe import LabConfig
@@ -25,6 +26,23 @@ from promedical_jax.lab.tables import TABLES, Table
 from promedical_jax.lab.workers import make_all
 
 FIGURES, CURVES = "figures.json", "curves.json"
+
+
+class Plan(NamedTuple):
+    """What a laboratory would do. `kinds`: how many of each kind are to be trained and measured; `there`: how many are already."""
+
+    tables: list[str]
+    seeds: int
+    kinds: Counter[str]
+    there: int
+
+
+def planned(config: LabConfig) -> Plan:
+    bench = Bench(config)
+    tables = [make(bench) for key, make in TABLES.items() if config.table in (key, "all")]
+    every = [(one, seed) for one in in_order([row.experiment for table in tables for row in table.rows]) for seed in range(bench.seeds)]
+    left = [one for one, seed in every if not (config.out / name(one, seed) / FIGURES).exists()]
+    return Plan([table.name for table in tables], bench.seeds, Counter(type(one).__name__.lower() for one in left), len(every) - len(left))
 
 
 def run(config: LabConfig) -> list[Shown]:

@@ -15,7 +15,7 @@ MODULES = {".".join(path.relative_to(ROOT / PACKAGE).with_suffix("").parts): pat
 MODULES |= {".".join(path.parent.relative_to(ROOT / PACKAGE).parts): path for path in (ROOT / PACKAGE).rglob("__init__.py")}  # "" is the package itself
 # The rooms that may import jax.
 DEVICES = {"likeness", "model", "cluster", "data", "reward", "rollout", "selfcheck", "doctor", "train", "plan", "scoring", "answering", "bench", "quickstart",
-           "serve"}  # fmt: skip
+           "serve", "lab"}  # fmt: skip
 
 
 def table(header: str) -> dict[str, set[str]]:

@@ -73,6 +73,7 @@ SMALL = {
     "promedical train rm --config configs/clinic_full": "--steps 2 --batch 4",
     "promedical score": "",
     "promedical serve": "--port 0 --slots 4 --longest 128",
+    "promedical lab": "--budget smoke",
     "promedical ledger": "",
     "promedical follow": "",
 }

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ttest_rel
 
+from promedical_jax.bench.intervals import over_seeds
 from promedical_jax.lab.budget import Bench
-from promedical_jax.lab.findings import check, difference, judge, over_seeds
+from promedical_jax.lab.findings import check, difference, judge
 from promedical_jax.lab.measure import misordered
 from promedical_jax.lab.recipe import LabConfig
 from promedical_jax.lab.tables import TABLES, Check, Claim, Part, Row, Table
