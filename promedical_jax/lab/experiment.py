@@ -85,12 +85,13 @@ def needs(experiment: Experiment) -> list[Experiment]:
 
 
 def in_order(wanted: Sequence[Experiment]) -> list[Experiment]:
-    """All that these need and they themselves, each once, and each behind what it needs."""
+    """All that these need and they themselves, each once: bases, then judges, then policies, so that each stands behind what it needs and what is short comes
+    last, when workers run out of work."""
     every: dict[str, Experiment] = {}
     for one in wanted:
         for each in (*in_order(needs(one)), one):
             every.setdefault(name(each, 0), each)
-    return list(every.values())
+    return [one for kind in (Base, Judge, Policy) for one in every.values() if isinstance(one, kind)]
 
 
 def cut_cases(cases: Sequence[Case], cut: Cut) -> list[Case]:

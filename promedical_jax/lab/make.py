@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ def make(experiment: Experiment, seed: int, out: Path) -> None:
         figures = _judge(experiment, seed, folder, out)
     else:
         figures = _policy(experiment, seed, folder, out)
+    figures = {key: value for key, value in figures.items() if isfinite(value)}  # what there was nothing to measure of has no figure
     with replacing(folder / FIGURES) as file:
         file.write_text(json.dumps({"code": fingerprint(), "seconds": round(time.monotonic() - began, 1), "figures": figures}, indent=2) + "\n")
 

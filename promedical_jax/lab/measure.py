@@ -83,7 +83,7 @@ def of_reward_model(model: Path, held_out: Path, kind: str) -> Figures:
             raw = evaluate(replace(judge, model=replace(judge.model, verdicts=UNCALIBRATED)), cases)
             figures |= {f"ece_raw_{tier}": one.ece.mean for tier, one in raw.tiers.items()}
             figures["calibrated_on"] = float(min(tier.labels for tier in judge.model.verdicts.tiers.values()))
-    return {key: value for key, value in figures.items() if isfinite(value)}
+    return figures
 
 
 def _flat(found: RewardModelFigures) -> Figures:

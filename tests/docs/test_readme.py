@@ -197,7 +197,7 @@ def test_every_command_and_flag_is_known(line: str, monkeypatch: pytest.MonkeyPa
     command = list(itertools.takewhile(lambda word: not word.startswith("-") and "/" not in word and "." not in word, arguments))
     if {"--help", "--dry-run"} & set(arguments):
         arguments = [word for word in arguments if word not in ("--help", "--dry-run")]
-    recipe = command[:1] in (["train"], ["doctor"], ["bench"], ["score"], ["quickstart"]) and command[:2] != ["bench", "compare"]
+    recipe = command[:1] in (["train"], ["doctor"], ["bench"], ["score"], ["quickstart"], ["lab"]) and command[:2] != ["bench", "compare"]
     if recipe and command not in (["train"], ["doctor"]):
         given = [word for word in arguments if word != "--print-config"]
         needed = ["--out", "o", "--cases", "c", "--model", "m", "--reward_model", "r"] if given == command and command[0] == "train" else []
@@ -223,6 +223,14 @@ def test_installing_and_testing_are_what_the_continuous_integration_does() -> No
     assert [part for part in test.split(" && ") if part not in ci] == []
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert {"test"} <= set(re.findall(r"\.\[(\w+)\]", README)) <= extras.keys()
+
+
+@pytest.mark.slow  # tests/lab runs the same by default
+def test_the_laboratory_makes_a_table_and_its_page(shop: Shop) -> None:
+    made, again = shop.read("The laboratory")
+    assert "T1  Reward models" in made.stdout and "undecided" in made.stdout and "to train and measure" in made.stderr
+    assert again.stdout == made.stdout and "to train and measure" not in again.stderr
+    assert (shop.folder / "runs" / "lab" / "lab.html").exists() and (shop.folder / "runs" / "lab" / "T1.json").exists()
 
 
 @pytest.mark.slow  # tests/quickstart runs the same by default

@@ -30,10 +30,13 @@ def judges(body: dict[str, Any]) -> dict[str, Any]:
     return {"why": "by rule", "met": met(given["criterion"], given["answer"])}
 
 
-def test_all_conversations_by_the_official_formula(data: Path, server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [100, pytest.param(300, marks=pytest.mark.slow)])
+def test_conversations_by_the_official_formula(count: int, data: Path, server: Server, tmp_path: Path) -> None:
     server.reply = by(answers, judges)
-    report, items = ran(recipe(server, "healthbench", data / DATA, tmp_path / "out", "answerer", "judge"))
-    examples = [json.loads(line) for line in (data / DATA).read_text().splitlines()]
+    file = tmp_path / "conversations.jsonl"
+    file.write_text("".join((data / DATA).read_text().splitlines(keepends=True)[:count]))
+    report, items = ran(recipe(server, "healthbench", file, tmp_path / "out", "answerer", "judge"))
+    examples = [json.loads(line) for line in file.read_text().splitlines()]
     overall: list[float] = []
     tagged: dict[str, list[float]] = {}
     for example in examples:
@@ -44,7 +47,7 @@ def test_all_conversations_by_the_official_formula(data: Path, server: Server, t
             of = [(one, points) for one, points in earned if tag in one["tags"]]
             if possible := sum(max(one["points"], 0) for one, _ in of):
                 tagged.setdefault(tag, []).append(sum(points for _, points in of) / possible)
-    assert len(overall) == 300 and min(overall) < 0  # so that clipping before the mean would show
+    assert len(overall) == count and min(overall) < 0  # so that clipping before the mean would show
     assert figure(report, "score") == pytest.approx(np.clip(np.mean(overall), 0, 1), abs=1e-12)
     for tag, values in tagged.items():
         name = "consensus" if tag == "level:cluster" else tag
@@ -52,7 +55,7 @@ def test_all_conversations_by_the_official_formula(data: Path, server: Server, t
             assert figure(report, name) == pytest.approx(np.clip(np.mean(values), 0, 1), abs=1e-12) and report.figures[name].n == len(values)
     assert {"axis:accuracy", "axis:completeness", "consensus"} <= report.figures.keys()
     rng = np.random.default_rng(1)
-    means = [np.clip(rng.choice(overall, 300).mean(), 0, 1) for _ in range(4000)]
+    means = [np.clip(rng.choice(overall, count).mean(), 0, 1) for _ in range(4000)]
     score = report.figures["score"]
     assert (score.low, score.high) == pytest.approx(tuple(np.percentile(means, [2.5, 97.5])), abs=0.006)
     assert [item["score"] for item in items] == pytest.approx(overall) and report.judgements == sum(len(e["rubrics"]) for e in examples) and report.failed == 0
