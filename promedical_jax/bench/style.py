@@ -196,7 +196,7 @@ section > h3 { margin-top: 40px; } section > h3 + p { color: var(--soft); font-s
 @media (max-width: 760px) { .made { grid-template-columns: 1fr; padding: 18px; } .made > dl:only-child { grid-template-columns: minmax(0, 1fr); } }
 .card.wide { overflow-x: auto; } .figures.lab td { vertical-align: top; } .figures.lab th:not(:first-child) { white-space: normal; }
 .figures.lab th, .figures.lab td { padding: 12px 10px; } .figures.lab .track { height: 16px; min-width: 60px; margin: 2px 0; }
-.figures.lab .track .span { stroke-width: 7; } .figures.claims td:first-child { white-space: normal; width: 46%; }
+.figures.lab .track .span { stroke-width: 7; } @media (min-width: 761px) { .figures.claims td:first-child { white-space: normal; width: 46%; } }
 .chips i { font-style: normal; border-radius: 99px; padding: 2px 10px; background: var(--sunk); color: var(--soft); display: inline-block; }
 .figures td span.chips { display: block; margin: 0; padding: 0; } .chips i.ok { background: var(--good-ground); color: var(--good); }
 .chips i.fault { background: var(--bad-ground); color: var(--bad); font-weight: 600; }

@@ -16,7 +16,7 @@ from promedical_jax.bench.report import read_metrics
 from promedical_jax.bench.reward_figures import RewardModelFigures
 from promedical_jax.clinic import holds
 from promedical_jax.lab.experiment import Policy
-from promedical_jax.rubric import read_cases
+from promedical_jax.rubric import Tier, read_cases
 from promedical_jax.rubric.scores import Scores, prefer
 
 Figures = dict[str, float]
@@ -111,7 +111,7 @@ def of_training(run: Path, policy: Policy) -> tuple[Figures, dict[str, list[floa
     if curves.get("kl"):
         figures["kl"] = _mean([value for value in curves["kl"][-3:] if value is not None])
     last = max(1, len(rows) // 4)
-    if "safe" in curves and "true_safe" in curves:
+    if "safe" in curves and "true_safe" in curves and Tier.SAFETY not in policy.cut.rubric_without:  # of which both would call every answer safe
         figures["hacked"] = _mean([a - b for a, b in zip(curves["safe"][-last:], curves["true_safe"][-last:], strict=True) if a is not None and b is not None])
     if policy.stage == "grpo":
         figures["misordered"] = misordered(_groups(run / "rollouts.jsonl"), policy.recipe.get("advantage", "lexicographic"))
