@@ -74,8 +74,9 @@ def test_training_is_read_from_its_own_files(tmp_path: Path) -> None:
     same = {"safe": 0.9}
     rows = [{"step": step, **same, "true/safe": 0.9 - 0.1 * step, "kl": 0.1 * step, gap: 0.5 if step == 1 else 1e-7} for step in range(4)]
     about = {"case": "a", "s1": 1.0, "s2": 0.0}
-    rollouts = [{"step": 0, **about, "s3": 0.0, "reward": 1.0, "advantage": -1.0}, {"step": 0, **about, "s3": 1.0, "reward": -1.0, "advantage": 1.0},
-                {"step": 1, **about, "s3": 0.0, "reward": 1.0, "advantage": 1.0}, {"step": 1, **about, "s3": 1.0, "reward": -1.0, "advantage": -1.0}]  # fmt: skip
+    safe, unsafe = {"s3": 0.0, "reward": 1.0}, {"s3": 1.0, "reward": -1.0}
+    told = [(0, safe, -1.0), (0, unsafe, 1.0), (1, safe, 1.0), (1, unsafe, -1.0)]
+    rollouts = [{"step": step, "advantage": advantage, **about, **which} for step, which, advantage in told]
     folder = run(tmp_path, rows, rollouts)
     found, curves = of_training(folder, BENCH.grpo(BENCH.judge(), "tiered"))
     assert found["gap"] == 0.5 and found["kl"] == pytest.approx(0.2) and found["hacked"] == pytest.approx(0.3)
