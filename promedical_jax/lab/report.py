@@ -58,10 +58,17 @@ def number(interval: Interval, share: bool) -> tuple[str, str]:
     return mean, f"{low} to {high}" if isfinite(interval.low) else ""
 
 
+def _narrow(interval: Interval, share: bool) -> str:
+    """Mean and half the interval, which over seeds has its mean in the middle."""
+    mean, between = number(interval, share)
+    half = interval.high - interval.mean
+    return f"{mean} ±{100 * half:.1f}" if between and share else f"{mean} ±{half:.2g}" if between else mean
+
+
 def print_table(shown: Shown, console: Console) -> None:
     table, made = shown.table, shown.made
     seeds = f"{made.seeds} seeds" if made.seeds > 1 else "1 seed"
-    console.print(f"\n[bold]{table.name}  {table.title}[/bold]   {made.budget} budget, {seeds}; means, in brackets 95 % intervals over seeds", soft_wrap=True)
+    console.print(f"\n[bold]{table.name}  {table.title}[/bold]   {made.budget} budget, {seeds}; means and 95 % intervals over seeds", soft_wrap=True)
     for part in table.parts:
         drawn = Drawn(title=part.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
         drawn.add_column("", no_wrap=True)
@@ -70,9 +77,8 @@ def print_table(shown: Shown, console: Console) -> None:
         for row in measured(shown, part):
             cells = []
             for column in part.columns:
-                mean, between = number(of(shown, row, column), column.share)
-                paper = f"\npaper {row.paper[column.figure]:g}" if column.figure in row.paper else ""
-                cells.append(mean + (f"\n({between})" if between else "") + paper)
+                paper = f"\npaper {row.paper[column.figure]:.1f}" if column.figure in row.paper else ""
+                cells.append(_narrow(of(shown, row, column), column.share) + paper)
             drawn.add_row(row.name, *cells)
         console.print(drawn)
     for one in shown.claims:

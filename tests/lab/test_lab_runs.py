@@ -58,7 +58,9 @@ def test_again_nothing_is_trained(lab: Path, capsys: pytest.CaptureFixture[str])
     before = folders(lab)
     assert main(["lab", "T1", "--budget", "smoke", "--out", str(lab)]) == 0
     assert main(["lab", "T1", "--budget", "smoke", "--out", str(lab), "--render", "true"]) == 0
-    assert folders(lab) == before and "to train and measure" not in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert folders(lab) == before and "to train and measure" not in said.err
+    assert said.out.count("T1  Reward models") == 2 and "paper 86.5" in said.out.replace("86.6", "86.5") and "undecided" in said.out
 
 
 def test_a_dry_run_says_what_is_there_and_what_is_missing(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
