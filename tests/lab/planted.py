@@ -1,5 +1,7 @@
-"""Five bugs, and a laboratory that has one: python planted.py BUG TABLE OUT prints which checks fail, as JSON. A process of its own, with the devices that users
-have, and no test beside it that would see the bug."""
+"""Five bugs, and a laboratory that has one: python planted.py BUG TABLE OUT prints which checks fail, as JSON.
+
+In a process of its own, with the devices that users have, and no test beside it that would see the bug.
+"""
 
 import json
 import sys
