@@ -121,7 +121,7 @@ def test_a_printed_recipe_reads_back_and_nothing_is_run(runs: list[Any], capsys:
             ["trian"],
             (
                 "unknown command 'trian'; did you mean 'train'? "
-                "(quickstart, train, bench, score, serve, ledger, follow, plan, export, import, doctor, data, corpus, review)"
+                "(quickstart, train, bench, score, serve, ledger, follow, lab, plan, export, import, doctor, data, corpus, review)"
             ),
         ),
         (["train", "ssft"], "unknown command 'ssft'; did you mean 'sft'? (sft, rm, grpo, ppo, dpo)"),

@@ -43,7 +43,7 @@ def files_of(recipe: dict[str, Any]) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in Path(recipe["out"]).iterdir() if file.suffix in (".parquet", ".jsonl", ".json")}
 
 
-@pytest.mark.parametrize("tasks", [1, pytest.param(3, marks=pytest.mark.slow), 24])
+@pytest.mark.parametrize("tasks", [1, pytest.param(3, marks=pytest.mark.slow), pytest.param(24, marks=pytest.mark.slow)])
 def test_shards_put_together_are_what_one_machine_makes(tasks: int, recipe: dict[str, Any], server: Server, quick: None, tmp_path: Path) -> None:
     server.reply, recipe = refusing, recipe | {"topic": recipe["topic"] | {"retries": 1}}
     run(config(recipe))

@@ -399,6 +399,7 @@ def test_physicians_review_answers(reviewed: tuple[Shop, list[str]]) -> None:
     assert "ben: 101 tasks" in real.run(rubrics).stdout
 
 
+@pytest.mark.slow  # tests/suites has each of them
 def test_suites_are_run_and_compared(real: Shop, hub: Shop, server: Server) -> None:
     """A server of this process's own answers with its model's name, and judges that what llama says is good."""
 

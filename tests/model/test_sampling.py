@@ -86,7 +86,8 @@ def test_any_of_several_tokens_stops() -> None:
         assert (ended.tokens[b, g, : first + 1] == free.tokens[b, g, : first + 1]).all() and not ended.tokens[b, g, first + 1 :].any()
 
 
-@pytest.mark.parametrize("waves", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow  # the mesh of tests/train/test_runs.py samples, too
+@pytest.mark.parametrize("waves", [1, 2])
 def test_moving_on_a_mesh_changes_no_token(waves: int) -> None:
     mesh = make_mesh(*MESHES[1])
     with jax.set_mesh(mesh):

@@ -158,7 +158,7 @@ def compare(layout: Layout, count: int, seed: int, shape: tuple[int, int] | None
 
 
 @given(st.sampled_from(SHAPES), SEEDS)
-@settings(max_examples=120)
+@settings(max_examples=70)
 def test_padded_rows(layout: Layout, seed: int) -> None:
     compare(layout, 2, seed)
 

@@ -233,6 +233,7 @@ class Trained:
         return self.state
 
 
+@pytest.mark.slow
 def test_masters_move_where_bfloat16_alone_would_stand_still(before: Any) -> None:
     wide, kept = Trained(before, "float32"), Trained(before, "bfloat16")
     wanted, found = moved(wide.advance(STEPS).params, before), moved(kept.advance(STEPS).masters, before)

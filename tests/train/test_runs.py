@@ -104,7 +104,7 @@ def metrics(config: Stage, steps: int = STEPS) -> dict[str, np.ndarray]:
 
 # The sampler takes long to compile for each mesh; test_rollout.py and test_placement.py have its parts on all of them.
 SPREAD = [pytest.param(RmConfig, mesh, marks=pytest.mark.slow) for mesh in MESHES]  # GRPO's mesh has a reward model on it, too
-SPREAD += [(DpoConfig, (4, 2))]
+SPREAD += [pytest.param(DpoConfig, (4, 2), marks=pytest.mark.slow)]
 SPREAD += [pytest.param(GrpoConfig, mesh, marks=() if mesh == (4, 2) else pytest.mark.slow) for mesh in MESHES]
 
 
