@@ -115,7 +115,7 @@ def t1(bench: Bench) -> Table:
         ),
         (
             Check("the criterion’s text is read: violations are found better than by a model that is told none (F1)", "explicit", "f1", "blind", low=0.1),
-            Check("by a text that holds of no answer, pairs cannot be told apart", "explicit", "swapped", low=0.4, high=0.6),
+            Check("by a text that holds of no answer, pairs cannot be told apart", "explicit", "swapped", low=0.35, high=0.65),
             *CALIBRATED,
         ),
         notes=("The paper’s 88.50 and 83.15 are of its ablation, measured apart from its 86.55.",),
