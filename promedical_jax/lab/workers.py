@@ -25,7 +25,8 @@ Say = Callable[[str], None]
 
 def make_all(wanted: Sequence[Experiment], seeds: Sequence[int], out: Path, processes: int, say: Say, done: Callable[[Path], bool]) -> None:
     """Makes what is not done yet, each as soon as what it needs is there. Raises InputError where one failed, when the others that are under way have ended."""
-    waiting = {name(one, seed): Task(one, seed) for one in in_order(wanted) for seed in seeds if not done(out / name(one, seed))}
+    tasks = [Task(one, seed) for seed in seeds for one in in_order(wanted)]  # a seed first: side by side stand different programs, and each is compiled once
+    waiting = {folder: task for task in tasks if not done(out / (folder := name(*task)))}
     if not waiting:
         return
     kinds = Counter(type(task.experiment).__name__.lower() for task in waiting.values())
