@@ -9,7 +9,7 @@ from promedical_jax.config import Positive, Settings
 
 Name = Literal["T1", "T2", "T3", "T4", "T5", "T6"]
 TABLES = "T1 reward models, T2 safety, T3 ablations, T4 policies, T5 sensitivity, T6 what the paper leaves out, or all"
-BUDGET = "small: a table in ten minutes on two cores, 3 seeds; full: what docs/results holds, 5 seeds; smoke: whether it runs at all, its figures mean nothing"
+BUDGET = "small: a table in about ten minutes on two cores, 3 seeds; full: 5 seeds and hours; smoke: whether it runs at all, its figures mean nothing"
 
 
 class Larger(Settings):
