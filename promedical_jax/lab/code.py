@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 
 ROOMS = ("rubric", "clinic", "data", "model", "rollout", "reward", "train")  # what trains, and what truth is
-FILES = ("answering.py", "bench/reward_figures.py", "bench/reward_model.py", "bench/policy_figures.py", "lab/make.py", "lab/measure.py")
+FILES = ("answering.py", "bench/local.py", "bench/reward_figures.py", "bench/reward_model.py", "bench/policy_figures.py", "lab/make.py", "lab/measure.py")
 
 
 @cache

@@ -6,6 +6,7 @@ share it, and a change of any number in it is another thing.
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from random import Random
 from typing import Annotated, Literal
 
@@ -14,6 +15,7 @@ from pydantic import Field
 from promedical_jax.clinic import PLAIN, Variety
 from promedical_jax.rubric.case import Case, Record, Rubric, Tier
 
+FIGURES, CURVES = "figures.json", "curves.json"  # in an experiment's folder; curves are of policies
 Flags = dict[str, str]  # key of a stage's recipe -> its text, as flags have it
 
 
@@ -72,6 +74,11 @@ def name(experiment: Experiment, seed: int) -> str:
     """The folder of what a seed makes of it, such as seed0/policy-1f2e3d4c5b6a."""
     found = hashlib.sha256(experiment.model_dump_json().encode()).hexdigest()[:12]
     return f"seed{seed}/{type(experiment).__name__.lower()}-{found}"
+
+
+def is_made(experiment: Experiment, seed: int, out: Path) -> bool:
+    """Whether its figures are in `out`: they are written last."""
+    return (out / name(experiment, seed) / FIGURES).exists()
 
 
 def needs(experiment: Experiment) -> list[Experiment]:

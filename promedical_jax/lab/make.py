@@ -2,31 +2,31 @@
 
 import json
 import time
-from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from promedical_jax.answering import Answered, answer_cases
+from promedical_jax.answering import Answered
 from promedical_jax.atomic import replacing
+from promedical_jax.bench.local import sample_folder
 from promedical_jax.clinic import Variety, make_cases, truth
 from promedical_jax.clinic.folder import HELD_OUT, MODEL, SIZES, TRAIN, write_clinic, write_model
 from promedical_jax.config import DpoConfig, GrpoConfig, PpoConfig, RmConfig, SftConfig, Shapes
 from promedical_jax.lab.code import fingerprint
-from promedical_jax.lab.experiment import WHOLE, Base, Cases, Cut, Experiment, Judge, Policy, cut_cases, name
+from promedical_jax.lab.experiment import CURVES, FIGURES, WHOLE, Base, Cases, Cut, Experiment, Judge, Policy, cut_cases, is_made, name
 from promedical_jax.lab.measure import BATCH, of_policy, of_reward_model, of_training
 from promedical_jax.recipe import read_recipe
-from promedical_jax.rubric import read_cases, write_cases
+from promedical_jax.rubric import read_cases, score_verdicts, write_cases
 from promedical_jax.rubric.case import Case, Verdict
 
-FIGURES, ANSWERS, CURVES = "figures.json", "answers.jsonl", "curves.json"
+ANSWERS = "answers.jsonl"
 SAMPLED = 4  # answers to each held-out case
 
 
 def make(experiment: Experiment, seed: int, out: Path) -> None:
     """Trains and measures it, from what it needs, which is there; leaves figures.json in its folder when all is done, and goes on where it was interrupted."""
     folder = out / name(experiment, seed)
-    if (folder / FIGURES).exists():
+    if is_made(experiment, seed, out):
         return
     began = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
@@ -111,46 +111,25 @@ def _train(first: Cases, taught: Cases, cut: Cut, seed: int, base: Path, folder:
     if taught == first and cut == WHOLE:
         return base / "cases" / TRAIN
     if not (folder / TRAIN).exists():
-        cases = list(read_cases(base / "cases" / TRAIN)) if taught == first else make_cases(taught.train, seed, variety=taught.variety)
+        cases = read_cases(base / "cases" / TRAIN) if taught == first else make_cases(taught.train, seed, variety=taught.variety)
         write_cases(folder / TRAIN, cut_cases(cases, cut))
     return folder / TRAIN
 
 
 def answers(folder: Path, model: Path, held_out: Path, recipe: dict[str, str]) -> list[Answered]:
     """The policy's answers to the held-out cases, judged by the truth; kept in `folder`, and read from there the next time."""
-    cases = list(read_cases(held_out))
+    cases = read_cases(held_out)
     if not (folder / ANSWERS).exists():
-        rows = [_row(one) for one in _sample(model, held_out, recipe)]
-        with replacing(folder / ANSWERS) as file:
-            file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        shapes = Shapes(**{key: int(recipe[f"shapes.{key}"]) for key in ("prompt", "answer", "criterion")})
+        sampled = sample_folder(model, cases, shapes, str(held_out), BATCH, "float32", answers=SAMPLED, answer_tokens=int(recipe["shapes.answer"]))
+        said = truth([(case, texts) for case, (texts, _) in zip(cases, sampled, strict=True)])
+        with replacing(folder / ANSWERS) as file, file.open("w", encoding="utf-8") as lines:
+            for case, (texts, lengths), verdicts in zip(cases, sampled, said, strict=True):
+                lines.write(json.dumps({"case": case.id, "texts": texts, "lengths": lengths, "verdicts": verdicts}) + "\n")
     rows = [json.loads(line) for line in (folder / ANSWERS).read_text(encoding="utf-8").splitlines()]
     return [_answered(case, row) for case, row in zip(cases, rows, strict=True)]
 
 
-def _sample(model: Path, held_out: Path, recipe: dict[str, str]) -> Sequence[Answered]:
-    import jax
-
-    from promedical_jax.data.encode import measure
-    from promedical_jax.data.load import encode_file, load_tokenizer
-    from promedical_jax.model import hf, transformer
-    from promedical_jax.model.sharding import make_mesh, shardings
-
-    config = hf.read_config(model)
-    tokenizer = load_tokenizer(model, config.vocabulary)
-    cases = encode_file(held_out, tokenizer)
-    sizes = measure(cases, Shapes(**{key: int(recipe[f"shapes.{key}"]) for key in ("prompt", "answer", "criterion")}), str(held_out))
-    with jax.set_mesh(make_mesh()):
-        params = hf.load(model, config, shardings(jax.sharding.get_mesh(), transformer.axes(config)))
-        assert params is not None, "its stage wrote it"
-        return answer_cases(params, config, tokenizer, cases, sizes, truth, answers=SAMPLED, answer_tokens=int(recipe["shapes.answer"]), batch=BATCH)
-
-
-def _row(one: Answered) -> dict[str, Any]:
-    return {"case": one.case.id, "texts": one.texts, "lengths": one.lengths, "verdicts": [[verdict.value for verdict in row] for row in one.verdicts]}
-
-
 def _answered(case: Case, row: dict[str, Any]) -> Answered:
-    from promedical_jax.rubric import score_verdicts
-
-    said = tuple(tuple(Verdict(value) for value in verdicts) for verdicts in row["verdicts"])
+    said = tuple(tuple(map(Verdict, verdicts)) for verdicts in row["verdicts"])
     return Answered(case, tuple(row["texts"]), tuple(row["lengths"]), said, score_verdicts(case.rubric.criteria, said))

@@ -11,11 +11,15 @@ from typing import Any
 import numpy as np
 
 from promedical_jax.answering import Answered
-from promedical_jax.bench.policy_figures import Measured, measure, points
+from promedical_jax.bench.local import open_folder
+from promedical_jax.bench.policy_figures import Measured, means, measure, points
 from promedical_jax.bench.report import read_metrics
 from promedical_jax.bench.reward_figures import RewardModelFigures
-from promedical_jax.clinic import holds
+from promedical_jax.bench.reward_model import evaluate
+from promedical_jax.clinic import foreign, holds
+from promedical_jax.data.load import judged_only
 from promedical_jax.lab.experiment import Policy
+from promedical_jax.reward.verdicts import UNCALIBRATED
 from promedical_jax.rubric import Tier, read_cases
 from promedical_jax.rubric.scores import Scores, prefer
 
@@ -32,11 +36,9 @@ def of_policy(answered: Sequence[Answered], of_base: Sequence[Answered] | None) 
     its pairs. length in tokens. win: of pairs with the base's answers, ties half. over_refusal: of what is to be answered, the share declined
     (over_refusal_alarming: of what only sounds dangerous); declined: of what is to be declined."""
     measured = [measure(one.case.rubric.criteria, one.verdicts) for one in answered]
+    of_cases = [means(one) for one in measured]
     figures = {
-        "safe": _mean([_nanmean(one.safe) for one in measured]),
-        "s1": _mean([_nanmean(one.scores.s1) for one in measured]),
-        "s2": _mean([float(one.scores.s2.mean() / one.bonuses) for one in measured if one.bonuses]),
-        "s3": _mean([_nanmean(one.scores.s3) for one in measured]),
+        **{name: _mean([each[name] for each in of_cases]) for name in ("safe", "s1", "s2", "s3")},
         "overall": _pooled(answered),
         "length": _mean([float(np.mean(one.lengths)) for one in answered]),
     }
@@ -58,31 +60,13 @@ def _pooled(answered: Sequence[Answered]) -> float:
 def of_reward_model(model: Path, held_out: Path, kind: str) -> Figures:
     """pairwise, by tier and pooled: of two answers on one of which alone the criterion holds, is it put above? accuracy, by tier: of single verdicts.
     ece and ece_raw, by tier: with and without calibration. precision, recall, f1 of violations. longer: of equally good answers the longer one is put above."""
-    import jax
-
-    from promedical_jax.bench.reward_model import evaluate
-    from promedical_jax.clinic import foreign
-    from promedical_jax.data.load import judged_only, load_tokenizer
-    from promedical_jax.model.sharding import make_mesh
-    from promedical_jax.model.transformer import FLOAT32
-    from promedical_jax.reward import judge_of, load_reward_model
-    from promedical_jax.reward.verdicts import UNCALIBRATED
-    from promedical_jax.reward.zero_shot import open_zero_shot
-
-    with jax.set_mesh(make_mesh()):
-        mesh = jax.sharding.get_mesh()
-        if kind == "zero_shot":
-            judge = open_zero_shot(model, mesh, BATCH)
-        else:
-            loaded = load_reward_model(model, mesh)
-            judge = judge_of(loaded, load_tokenizer(model, loaded.config.vocabulary), mesh, BATCH, FLOAT32)
-        cases = judged_only([judge.encode(case) for case in read_cases(held_out)], held_out)
-        found = evaluate(judge, cases, foreign=foreign if kind == "explicit" else None)
-        figures = _flat(found)
-        if kind == "explicit":
-            raw = evaluate(replace(judge, model=replace(judge.model, verdicts=UNCALIBRATED)), cases)
-            figures |= {f"ece_raw_{tier}": one.ece.mean for tier, one in raw.tiers.items()}
-            figures["calibrated_on"] = float(min(tier.labels for tier in judge.model.verdicts.tiers.values()))
+    judge = open_folder(model, kind == "zero_shot", BATCH, "float32")
+    cases = judged_only([judge.encode(case) for case in read_cases(held_out)], held_out)
+    figures = _flat(evaluate(judge, cases, foreign=foreign if kind == "explicit" else None))
+    if kind == "explicit":
+        raw = evaluate(replace(judge, model=replace(judge.model, verdicts=UNCALIBRATED)), cases)
+        figures |= {f"ece_raw_{tier}": one.ece.mean for tier, one in raw.tiers.items()}
+        figures["calibrated_on"] = float(min(tier.labels for tier in judge.model.verdicts.tiers.values()))
     return figures
 
 

@@ -17,15 +17,13 @@ from promedical_jax.atomic import replacing
 from promedical_jax.errors import InputError
 from promedical_jax.lab.budget import Bench
 from promedical_jax.lab.code import fingerprint
-from promedical_jax.lab.experiment import in_order, name
+from promedical_jax.lab.experiment import CURVES, FIGURES, in_order, is_made, name
 from promedical_jax.lab.findings import check, judge
 from promedical_jax.lab.page import write_page
 from promedical_jax.lab.recipe import LabConfig
 from promedical_jax.lab.report import Made, Shown, as_json, print_table
 from promedical_jax.lab.tables import TABLES, Table
-from promedical_jax.lab.workers import make_all
-
-FIGURES, CURVES = "figures.json", "curves.json"
+from promedical_jax.lab.workers import cores, make_all
 
 
 class Plan(NamedTuple):
@@ -37,11 +35,15 @@ class Plan(NamedTuple):
     there: int
 
 
+def _tables(config: LabConfig, bench: Bench) -> list[Table]:
+    return [make(bench) for key, make in TABLES.items() if config.table in (key, "all")]
+
+
 def planned(config: LabConfig) -> Plan:
     bench = Bench(config)
-    tables = [make(bench) for key, make in TABLES.items() if config.table in (key, "all")]
+    tables = _tables(config, bench)
     every = [(one, seed) for one in in_order([row.experiment for table in tables for row in table.rows]) for seed in range(bench.seeds)]
-    left = [one for one, seed in every if not (config.out / name(one, seed) / FIGURES).exists()]
+    left = [one for one, seed in every if not is_made(one, seed, config.out)]
     return Plan([table.name for table in tables], bench.seeds, Counter(type(one).__name__.lower() for one in left), len(every) - len(left))
 
 
@@ -49,19 +51,18 @@ def run(config: LabConfig) -> list[Shown]:
     """Makes what is missing for the tables, prints them, and writes <table>.json and lab.html into `out`. Raises InputError where a training failed, where
     another laboratory is at work in `out`, and with `render` where something is missing."""
     bench, console = Bench(config), Console(stderr=True)
-    tables = [make(bench) for key, make in TABLES.items() if config.table in (key, "all")]
+    tables = _tables(config, bench)
     seeds = list(range(bench.seeds))
     wanted = list({name(row.experiment, 0): row.experiment for table in tables for row in table.rows}.values())
     with _alone(config.out):
         if config.render:
-            missing = [name(one, seed) for one in wanted for seed in seeds if not (config.out / name(one, seed) / FIGURES).exists()]
+            missing = [name(one, seed) for one in wanted for seed in seeds if not is_made(one, seed, config.out)]
             if missing:
                 count = f"{len(missing)} of {len(wanted) * len(seeds)} are not made yet, such as {missing[0]}"
                 raise InputError(f"{config.out}: {count}; leave --render out to make them")
         else:
             say = lambda text: console.print(text, soft_wrap=True, highlight=False)  # noqa: E731
-            processes = config.processes or _processes(len(seeds) * len(wanted))
-            make_all(wanted, seeds, config.out, processes, say, lambda folder: (folder / FIGURES).exists())
+            make_all(wanted, seeds, config.out, config.processes or _processes(), say)
         shown = [_show(table, seeds, config) for table in tables]
         for one in shown:
             print_table(one, Console())
@@ -109,12 +110,11 @@ def _read(table: Table, seeds: Sequence[int], out: Path) -> dict[str, dict[int, 
     return kept
 
 
-def _processes(tasks: int) -> int:
+def _processes() -> int:
     """A worker a core; where there is an accelerator, one."""
     import jax
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 1 if jax.default_backend() != "cpu" else max(1, min(cores, tasks))
+    return len(cores()) if jax.default_backend() == "cpu" else 1
 
 
 @contextmanager

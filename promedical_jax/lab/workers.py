@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from promedical_jax.errors import InputError
-from promedical_jax.lab.experiment import Experiment, in_order, name, needs
+from promedical_jax.lab.experiment import Experiment, in_order, is_made, name, needs
 
 LOG = "log.txt"
 FORGET_AFTER = 8  # experiments: a process that keeps every program it compiled runs out of pieces of memory
@@ -23,10 +23,10 @@ _made = 0
 Say = Callable[[str], None]
 
 
-def make_all(wanted: Sequence[Experiment], seeds: Sequence[int], out: Path, processes: int, say: Say, done: Callable[[Path], bool]) -> None:
+def make_all(wanted: Sequence[Experiment], seeds: Sequence[int], out: Path, processes: int, say: Say) -> None:
     """Makes what is not done yet, each as soon as what it needs is there. Raises InputError where one failed, when the others that are under way have ended."""
     tasks = [Task(one, seed) for seed in seeds for one in in_order(wanted)]  # a seed first: side by side stand different programs, and each is compiled once
-    waiting = {folder: task for task in tasks if not done(out / (folder := name(*task)))}
+    waiting = {name(*task): task for task in tasks if not is_made(*task, out)}
     if not waiting:
         return
     kinds = Counter(type(task.experiment).__name__.lower() for task in waiting.values())
@@ -84,22 +84,21 @@ def _pool(processes: int) -> Here | ProcessPoolExecutor:
     if processes == 1:
         return Here()
     spawn = multiprocessing.get_context("spawn")
-    cores = spawn.Queue()
-    for core in _cores(processes):
-        cores.put(core)
-    return ProcessPoolExecutor(processes, mp_context=spawn, initializer=_settle, initargs=(cores,))
+    shares = spawn.Queue()
+    for i in range(processes):
+        shares.put(cores()[i::processes])
+    return ProcessPoolExecutor(processes, mp_context=spawn, initializer=_settle, initargs=(shares,))
 
 
-def _cores(processes: int) -> list[set[int]]:
-    """The cores that this process may use, dealt to so many workers."""
-    there = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    return [set(there[i::processes]) for i in range(processes)]
+def cores() -> list[int]:
+    """The cores that this process may use."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
-def _settle(cores: "multiprocessing.Queue[set[int]]") -> None:
-    """A worker's first act, before JAX counts the cores."""
-    mine = cores.get()
-    if mine:
+def _settle(shares: "multiprocessing.Queue[list[int]]") -> None:
+    """A worker's first act, before JAX counts the cores: it keeps to its share of them, where the system can hold it to that."""
+    mine = shares.get()
+    if mine and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, mine)
 
 

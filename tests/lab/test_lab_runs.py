@@ -120,9 +120,9 @@ def test_a_fault_is_a_sentence_and_the_rest_is_kept(lab: Path, tmp_path: Path, m
 
     monkeypatch.setattr(making, "_base", breaks)
     with pytest.raises(InputError, match=r"seed0/base-\w+: the disk is full; make room; the same command goes on"):
-        make_all([bench.base()], [0], tmp_path, 1, lambda said: None, lambda folder: False)
+        make_all([bench.base()], [0], tmp_path, 1, lambda said: None)
     with pytest.raises(InputError, match="an error that is ours, in the last lines of"):
-        make_all([bench.base()], [1], tmp_path, 1, lambda said: None, lambda folder: False)
+        make_all([bench.base()], [1], tmp_path, 1, lambda said: None)
     assert "ZeroDivisionError" in (tmp_path / name(bench.base(), 1) / "log.txt").read_text()
     assert not list(tmp_path.rglob("figures.json")) and made == [0, 1]
 
