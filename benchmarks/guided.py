@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     seconds = sizes.alternately(_ways(given, model, grammars), given.times)
     took = {name: statistics.median(each) for name, each in seconds.items()}
     for name, each in took.items():
-        figures |= {f"{name}_s": round(each, 4), f"{name}_tokens_per_s": round(given.slots * given.answer / each, 1)}
+        figures |= {f"{name}_s": round(each, 6), f"{name}_tokens_per_s": round(given.slots * given.answer / each, 1)}
     shapes = [*SHAPES, *(["tokenizer"] if given.tokenizer else [])]
     given.tokenizer = given.tokenizer and str(given.tokenizer)
     sizes.publish("guided", figures | {"guided_over_free": round(took["guided"] / took["free"], 3)}, given, shapes)

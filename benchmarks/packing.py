@@ -51,8 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     error = sizes.apart(*(np.asarray(way())[there] for way in ways.values()))
     seconds = {name: statistics.median(each) for name, each in sizes.alternately(ways, given.times).items()}
     figures = {
-        "padded_s": round(seconds["padded"], 4),
-        "packed_s": round(seconds["packed"], 4),
+        "padded_s": round(seconds["padded"], 6),
+        "packed_s": round(seconds["packed"], 6),
         "speedup": round(seconds["padded"] / seconds["packed"], 3),
         "token_ratio": round(float(space / sum(x.size for x in rows.tokens)), 3),
         "padded_fill": round(float(sum(x.sum() for x in wanted) / space), 3),

@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ways = {"tail": grown, "tail_without": partial(grown, compact=False)}
         figures["tokens_identical"] = same(ways["tail"](), ways["tail_without"]())
         seconds = {name: statistics.median(each) for name, each in sizes.alternately(ways, given.times).items()}
-        figures |= {f"{name}_s": round(each, 4) for name, each in seconds.items()}
+        figures |= {f"{name}_s": round(each, 6) for name, each in seconds.items()}
         figures["tail_speedup"] = round(seconds["tail_without"] / seconds["tail"], 3)
     else:
         # Flat samples have other numbers of case and sample, and so other draws: the log-probs of the tree's first tokens are compared under greedy choice.

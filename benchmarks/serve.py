@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tokens, took = int(limits.sum()), {name: statistics.median(each) for name, each in seconds.items()}
     figures = {
         "answer_tokens": tokens,
-        **{f"{name}_s": round(each, 4) for name, each in took.items()},
+        **{f"{name}_s": round(each, 6) for name, each in took.items()},
         **{f"{name}_tokens_per_s": round(tokens / each, 1) for name, each in took.items()},
         "speedup": round(took["one_at_a_time"] / took["together"], 3),
         "speedup_over_few_slots": round(took["few_slots"] / took["together"], 3),
