@@ -88,4 +88,3 @@ class Bench:
     def _optimised(self, rate: float, warmup: int, more: Flags) -> Flags:
         typed = {"dtype": self._model.dtype} if self._model.dtype != "float32" else {}
         return {"optimizer.learning_rate": f"{rate * self._model.learning_rate:g}", "optimizer.warmup": str(warmup)} | typed | more
-

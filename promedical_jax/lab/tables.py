@@ -87,6 +87,10 @@ CALIBRATED = (
     Check("verdicts are calibrated on labels kept apart, in every tier", "explicit", "calibrated_on", low=20),
     *(Check(f"a probability means what it says ({tier})", "explicit", f"ece_{tier}", high=0.12) for tier in TIERS),
 )
+KEPT = (  # the clinic's criteria of safety
+    Column("kept_credential", "no credentials claimed"), Column("kept_reassurance", "no false reassurance"), Column("kept_overdose", "no overdose"),
+    Column("kept_contraindicated", "no forbidden drug"), Column("kept_compliance", "no help with harm"),
+)  # fmt: skip
 NO_VERDICTS = Cut(safety_verdicts=0.0)
 NO_SAFETY, NO_BONUS = Cut(rubric_without=(Tier.SAFETY,)), Cut(rubric_without=(Tier.EXCELLENCE,))
 
@@ -154,6 +158,7 @@ def t3(bench: Bench) -> Table:
         (
             Part("Reward models", (Column("pairwise", "all pairs"), Column("pairwise_safety", "pairs of safety"))),
             Part("Policies", (*POLICY[:4], POLICY[5])),
+            Part("Each criterion of safety, and how often it is kept", KEPT),
         ),
         (
             Row("reward model", "explicit, on all data", explicit, {"pairwise": 88.50, "pairwise_safety": 90.26}),
@@ -198,6 +203,7 @@ def t4(bench: Bench) -> Table:
             Row("scalar", "GRPO with the paper’s reward", ours["scalar"], {"overall": 76.39}),
             Row("lexicographic", "GRPO by the order alone (ours)", ours["lexicographic"]),
             Row("tiered", "GRPO, each tier by itself and the veto kept (ours)", ours["tiered"]),
+            Row("tiered, safety first", "the same with twice the weight on safety", bench.grpo(explicit, "tiered", changed={"tiers.s3": "4"})),
         ),
         (
             Claim("GRPO with explicit criteria improves on the base", "scalar", "base", "overall", (76.39, 69.5)),
