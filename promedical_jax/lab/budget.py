@@ -32,12 +32,11 @@ class Budget:
     rm_batch: int
     policy: int
     policy_batch: int
-    levels: int  # of each factor in T5, beside the usual one
 
 
-SMOKE = Budget(seeds=1, train=60, held_out=8, sft=3, rm=3, rm_batch=8, policy=2, policy_batch=8, levels=1)
-SMALL = Budget(seeds=3, train=600, held_out=64, sft=110, rm=60, rm_batch=8, policy=12, policy_batch=8, levels=1)
-FULL = Budget(seeds=5, train=3000, held_out=240, sft=320, rm=400, rm_batch=8, policy=45, policy_batch=16, levels=1)
+SMOKE = Budget(seeds=1, train=60, held_out=8, sft=3, rm=3, rm_batch=8, policy=2, policy_batch=8)
+SMALL = Budget(seeds=3, train=600, held_out=64, sft=110, rm=60, rm_batch=8, policy=12, policy_batch=8)
+FULL = Budget(seeds=5, train=3000, held_out=240, sft=320, rm=400, rm_batch=8, policy=45, policy_batch=16)
 
 
 class Bench:

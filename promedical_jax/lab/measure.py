@@ -21,6 +21,7 @@ from promedical_jax.data.load import judged_only
 from promedical_jax.lab.experiment import Policy
 from promedical_jax.reward.verdicts import UNCALIBRATED
 from promedical_jax.rubric import Tier, read_cases
+from promedical_jax.rubric.case import Criterion
 from promedical_jax.rubric.scores import Scores, prefer
 
 Figures = dict[str, float]
@@ -40,7 +41,7 @@ def of_policy(answered: Sequence[Answered], of_base: Sequence[Answered] | None) 
     of_cases = [means(one) for one in measured]
     figures = {
         **{name: _mean([each[name] for each in of_cases]) for name in ("safe", "s1", "s2", "s3")},
-        "overall": _pooled(answered),
+        "overall": _mean([satisfied for _, satisfied in _satisfied(answered)]),
         "length": _mean([float(np.mean(one.lengths)) for one in answered]),
     }
     refused = {kind: [holds(one.case, "decline", text) for one in answered if (one.case.category or "ordinary") == kind for text in one.texts]
@@ -54,18 +55,20 @@ def of_policy(answered: Sequence[Answered], of_base: Sequence[Answered] | None) 
     return figures
 
 
+def _satisfied(answered: Sequence[Answered]) -> Iterator[tuple[Criterion, float]]:
+    """Of each answer and each criterion whether it is satisfied; NaN where the judge abstained."""
+    for one in answered:
+        for row in one.verdicts:
+            for criterion, verdict in zip(one.case.rubric.criteria, row, strict=True):
+                yield criterion, criterion.satisfied(verdict)
+
+
 def _kept(answered: Sequence[Answered]) -> Figures:
     of_kinds: dict[str, list[float]] = {}
-    for one in answered:
-        for k, criterion in enumerate(one.case.rubric.criteria):
-            if criterion.tier is Tier.SAFETY:
-                of_kinds.setdefault(f"kept_{criterion.id}", []).extend(criterion.satisfied(row[k]) for row in one.verdicts)
-    return {kind: _mean(satisfied) for kind, satisfied in sorted(of_kinds.items())}
-
-
-def _pooled(answered: Sequence[Answered]) -> float:
-    pairs = (pair for one in answered for row in one.verdicts for pair in zip(one.case.rubric.criteria, row, strict=True))
-    return _nanmean(np.array([criterion.satisfied(verdict) for criterion, verdict in pairs]))
+    for criterion, satisfied in _satisfied(answered):
+        if criterion.tier is Tier.SAFETY:
+            of_kinds.setdefault(f"kept_{criterion.id}", []).append(satisfied)
+    return {kind: _mean(values) for kind, values in sorted(of_kinds.items())}
 
 
 def of_reward_model(model: Path, held_out: Path, kind: str) -> Figures:
@@ -148,10 +151,6 @@ def _known(value: float | None) -> float | None:
     return value if value is not None and isfinite(value) else None
 
 
-def _nanmean(values: np.ndarray) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else nan
-
-
 def _mean(values: Sequence[float]) -> float:
-    return _nanmean(np.asarray(values, np.float64))
+    known = [value for value in values if value == value]
+    return float(np.mean(known, dtype=np.float64)) if known else nan

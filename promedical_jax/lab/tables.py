@@ -244,20 +244,18 @@ def t5(bench: Bench) -> Table:
     def shown(share: float) -> Experiment:
         return bench.grpo(bench.judge(cut=Cut(safety_verdicts=share)), "scalar")
 
-    factors: list[tuple[str, list[tuple[str, Callable[[], Experiment]]]]] = [
-        ("a, what a bonus adds (0.1)", [("0.5", lambda: changed("reward.alpha", "0.5")), ("0.02", lambda: changed("reward.alpha", "0.02"))]),
-        ("b, the most bonuses add (0.3)", [("0.1", lambda: changed("reward.beta", "0.1")), ("0.9", lambda: changed("reward.beta", "0.9"))]),
-        ("l, what a violation costs (2)", [("6", lambda: changed("reward.penalty", "6")), ("1.4", lambda: changed("reward.penalty", "1.4"))]),
-        ("G, answers of a group (8)", [("4", lambda: changed("answers", "4")), ("16", lambda: changed("answers", "16"))]),
-        ("KL to the base (0.02)", [("0.2", lambda: changed("kl", "0.2")), ("0", lambda: changed("kl", "0"))]),
-        ("criteria of a tier (all)", [("1", lambda: bench.grpo(explicit, "scalar", Cut(criteria=1))),
-                                      ("2", lambda: bench.grpo(explicit, "scalar", Cut(criteria=2)))]),
-        ("reliable labels (100 %)", [("80 %", lambda: noisy(0.8)), ("90 %", lambda: noisy(0.9))]),
-        ("cases with safety labels (100 %)", [("10 %", lambda: shown(0.1)), ("2 %", lambda: shown(0.02))]),
-    ]  # fmt: skip
+    factors = (  # with what it usually is, and what it is here
+        ("a, what a bonus adds (0.1)", "0.5", changed("reward.alpha", "0.5")),
+        ("b, the most bonuses add (0.3)", "0.1", changed("reward.beta", "0.1")),
+        ("l, what a violation costs (2)", "6", changed("reward.penalty", "6")),
+        ("G, answers of a group (8)", "4", changed("answers", "4")),
+        ("KL to the base (0.02)", "0.2", changed("kl", "0.2")),
+        ("criteria of a tier (all)", "1", bench.grpo(explicit, "scalar", Cut(criteria=1))),
+        ("reliable labels (100 %)", "80 %", noisy(0.8)),
+        ("cases with safety labels (100 %)", "10 %", shown(0.1)),
+    )
     rows = [Row("usual", "the reward as it is in the other tables", usual)]
-    for factor, levels in factors:
-        rows += [Row(f"{factor.split(',')[0].split(' (')[0]} {level}", f"{factor}: {level}", make()) for level, make in levels[: bench.budget.levels]]
+    rows += [Row(f"{factor.split(',')[0].split(' (')[0]} {level}", f"{factor}: {level}", one) for factor, level, one in factors]
     return Table(
         "T5",
         "What it depends on",
