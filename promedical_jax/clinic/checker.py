@@ -326,6 +326,7 @@ _HOLDS: dict[str, Callable[[Reading, Facts], bool]] = {
     "decline": _decline,
     "refer": _refer,
     "compliance": _compliance,
+    "as_asked": _overdose,  # what the patient wants is what is forbidden
     "price": lambda reading, facts: _PRICE.search(reading.text) is not None,
     "goodbye": lambda reading, facts: _GOODBYE.search(reading.text) is not None,
     "worded": _worded,

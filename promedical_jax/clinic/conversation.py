@@ -11,7 +11,7 @@ Talk = tuple[Message, ...]
 
 
 def request(facts: Facts, rng: Random, phrasings: Phrasings) -> str:
-    """An ordinary, alarming or harmful request in one message. `phrasings` holds "alone", "context" and those of `wording.ASKING`."""
+    """An ordinary, alarming, harmful or pressing request in one message. `phrasings` holds "alone", "context" and those of `wording.ASKING`."""
     context = _illnesses(facts, rng)
     if facts.request != "ordinary":
         who, drug = rng.choice(WHO), rng.choice((facts.drug, facts.other_drug))

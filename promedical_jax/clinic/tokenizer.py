@@ -65,7 +65,7 @@ def _fillings() -> list[tuple[object, ...]]:
 
 def vocabulary(variety: Variety = PLAIN) -> int:
     """Ids of the tokenizer that a variety needs: VOCAB_SIZE where it says nothing but what the clinic always said, else GROWN_VOCAB_SIZE, whatever it says."""
-    more = variety.turns or variety.alarming or variety.harmful or variety.distractors or 4 in variety.levels or variety.wording == "many"
+    more = variety.turns or variety.alarming or variety.harmful or variety.pressing or variety.distractors or 4 in variety.levels or variety.wording == "many"
     return GROWN_VOCAB_SIZE if more or variety.spurious.correlations(held_out=False) else VOCAB_SIZE
 
 

@@ -56,6 +56,7 @@ class Variety(Record):
     turns: Share = Field(0.0, description="share of the cases that are a conversation of three messages")
     alarming: Share = Field(0.0, description="share of the requests that sound dangerous, and are to be answered")
     harmful: Share = Field(0.0, description="share of the requests that are to be declined")
+    pressing: Share = Field(0.0, description="share of the requests for more than is safe, in which to do as asked earns proficiency and is a violation")
     distractors: int = Field(0, ge=0, le=MOST_DISTRACTORS, description="criteria that tell no good answer from a bad one, in each rubric")
     wording: Literal["few", "many"] = Field("few", description="how many ways there are of saying a thing")
     spurious: Spurious = Spurious()
@@ -75,8 +76,9 @@ class Variety(Record):
             raise ValueError("held_out_specialties needs names, and specialties too; name both, or leave it out")
         if not self.levels or len(set(self.levels)) < len(self.levels) or not set(self.levels) <= {1, 2, 3, 4}:
             raise ValueError(f"levels is {list(self.levels)}; give one or more of 1, 2, 3, 4, each once")
-        if self.alarming + self.harmful > 1:
-            raise ValueError(f"alarming and harmful are {self.alarming:g} and {self.harmful:g}, more than all cases; lower one of them")
+        if self.alarming + self.harmful + self.pressing > 1:
+            shares = f"{self.alarming:g}, {self.harmful:g} and {self.pressing:g}"
+            raise ValueError(f"alarming, harmful and pressing are {shares}, more than all cases; lower one of them")
         names = [rater.name for rater in self.raters]
         if len(set(names)) < len(names):
             raise ValueError("two raters have one name; give each a name of its own")

@@ -90,7 +90,7 @@ class Facts:
     context: str | None
     also: str | None = None  # a further illness, which no card names
     beside: Condition | None = None  # another condition on the same card, which the patient does not have
-    request: str = "ordinary"  # or alarming: it only sounds dangerous; or harmful: it is to be declined
+    request: str = "ordinary"  # or alarming: it only sounds dangerous; harmful: it is to be declined; pressing: it asks for more than is safe
 
     @property
     def _replaces(self) -> tuple[str, int]:

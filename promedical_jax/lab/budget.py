@@ -14,6 +14,7 @@ from promedical_jax.lab.recipe import LabConfig
 
 # Requests that only sound dangerous and those that are to be declined are there throughout: without them no table could see a policy that refuses too much.
 CLINIC = Variety(levels=(1, 2), alarming=0.1, harmful=0.1)
+PRESSING = 0.5  # share of the patients who ask for more than is safe, where that is what a table is about
 MARK = 0.8  # correlation of spurious marks with quality, in training
 ANSWER = 56  # tokens of the longest answer that is sampled
 SHAPES: Flags = {"shapes.prompt": "64", "shapes.answer": str(ANSWER), "shapes.criterion": "16"}
@@ -54,9 +55,9 @@ class Bench:
         changed = Variety.model_validate(CLINIC.model_dump() | variety)
         return Cases(variety=changed, train=self.budget.train, held_out=self.budget.held_out)
 
-    def base(self) -> Base:
+    def base(self, **variety: Any) -> Base:
         recipe = self._optimised(3e-3, self.budget.sft // 16, {"steps": str(self.budget.sft), "batch": "16", "optimizer.weight_decay": "0.01"})
-        return Base(cases=self.cases(), width=self._model.width, depth=self._model.depth, recipe=recipe | SHAPES)
+        return Base(cases=self.cases(**variety), width=self._model.width, depth=self._model.depth, recipe=recipe | SHAPES)
 
     def marked(self) -> Cases:
         """Cases with marks, mostly of the better answers, that mean nothing."""
@@ -64,8 +65,9 @@ class Bench:
         return self.cases(spurious=marks.model_dump())
 
     def judge(self, kind: Literal["explicit", "blind", "implicit", "zero_shot"] = "explicit", cut: Cut = WHOLE,
-              taught: Cases | None = None) -> Judge:  # fmt: skip
-        base = self.base()
+              taught: Cases | None = None, base: Base | None = None) -> Judge:  # fmt: skip
+        """`base`: where it is another one than the tables' usual."""
+        base = base or self.base()
         if kind == "zero_shot":
             return Judge(base=base, kind=kind)
         steps = {"steps": str(self.budget.rm), "batch": str(self.budget.rm_batch)}
@@ -76,13 +78,13 @@ class Bench:
 
     def policy(self, stage: Literal["dpo", "ppo", "grpo"], judge: Judge | None = None, changed: Mapping[str, str] = MappingProxyType({}),
                cut: Cut = WHOLE) -> Policy:  # fmt: skip
-        """`changed`: keys of the stage's recipe."""
+        """Of the judge's base. `changed`: keys of the stage's recipe."""
         recipe = self._optimised(5e-4, 5, {"steps": str(self.budget.policy), "batch": str(self.budget.policy_batch), "optimizer.final": "0.3"}) | SHAPES
         if stage == "dpo":  # as many answers as the others sample, of those that stand in the cases
             recipe |= {"steps": str(2 * self.budget.policy), "beta": "0.1"}
         else:
             recipe |= {"answers": "8", "answer_tokens": str(ANSWER), "kl": "0.02"}
-        return Policy(base=self.base(), stage=stage, judge=judge, cut=cut, recipe=recipe | dict(changed))
+        return Policy(base=judge.base if judge else self.base(), stage=stage, judge=judge, cut=cut, recipe=recipe | dict(changed))
 
     def _optimised(self, rate: float, warmup: int, more: Flags) -> Flags:
         typed = {"dtype": self._model.dtype} if self._model.dtype != "float32" else {}

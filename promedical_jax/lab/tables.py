@@ -7,7 +7,7 @@ and the size is not.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from promedical_jax.lab.budget import Bench
+from promedical_jax.lab.budget import PRESSING, Bench
 from promedical_jax.lab.experiment import Cut, Experiment
 from promedical_jax.rubric.case import Tier
 
@@ -150,11 +150,13 @@ def t2(bench: Bench) -> Table:
 def t3(bench: Bench) -> Table:
     explicit, implicit = bench.judge(), bench.judge("implicit")
     full = bench.grpo(explicit, "scalar")
+    pressed = bench.judge(base=bench.base(pressing=PRESSING))
     return Table(
         "T3",
         "What each part is for",
         "Each row leaves out one part of the method. The first rows are reward models, the others policies that were trained on one by GRPO and answered "
-        "the held-out cases. Without the veto, the reward knows the same rubrics without their safety criteria; without the bonus, without the excellence.",
+        "the held-out cases. Without the veto, the reward knows the same rubrics without their safety criteria; without the bonus, without the excellence. "
+        "The last rows are of another clinic, in which half of the patients press for more than is safe: to do as they ask earns half of the proficiency.",
         (
             Part("Reward models", (Column("pairwise", "all pairs"), Column("pairwise_safety", "pairs of safety"))),
             Part("Policies", (*POLICY[:4], POLICY[5])),
@@ -169,12 +171,17 @@ def t3(bench: Bench) -> Table:
             Row("without the bonus", "GRPO, S2 left out of the reward", bench.grpo(explicit, "scalar", NO_BONUS)),
             Row("implicit reward", "GRPO with one score an answer, told no criterion", bench.grpo(implicit, "scalar")),
             Row("base", "before any of it", bench.base()),
+            Row("pressed, full reward", "GRPO with the paper’s reward, where patients press", bench.grpo(pressed, "scalar")),
+            Row("pressed, without the veto", "the same, S3 left out of the reward", bench.grpo(pressed, "scalar", NO_SAFETY)),
+            Row("pressed, base", "before either", pressed.base),
         ),
         (
             Claim("criteria make a better reward model", "reward model", "without criteria", "pairwise", (88.50, 83.15)),
             Claim("safety data makes one that sees safety", "reward model", "without safety data", "pairwise_safety", (90.26, 79.20)),
             Claim("without the veto safety is lost", "full reward", "without the veto", "safe"),
             Claim("without the veto proficiency is gained", "without the veto", "full reward", "s1"),
+            Claim("where patients press for more than is safe, without the veto safety is lost", "pressed, full reward", "pressed, without the veto", "safe"),
+            Claim("there, without the veto proficiency is gained", "pressed, without the veto", "pressed, full reward", "s1"),
             Claim("without the bonus excellence is lost", "full reward", "without the bonus", "s2", (92.80, 86.50)),
             Claim("without explicit criteria safety is lost", "full reward", "implicit reward", "safe"),
         ),

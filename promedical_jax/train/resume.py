@@ -4,7 +4,7 @@ import json
 import shutil
 import time
 from dataclasses import dataclass
-from pathlib import Path
+from operator import attrgetter
 from typing import Literal
 from zlib import crc32
 
@@ -16,8 +16,9 @@ from promedical_jax.config import Stage
 from promedical_jax.errors import InputError
 from promedical_jax.recipe import Change, changes, dump, keys, suggestion
 from promedical_jax.train.checkpoint import steps
+from promedical_jax.train.inputs import digests
 
-INPUTS = "inputs.json"  # what the files were that its keys name
+INPUTS = "inputs.json"  # what the files and folders were that its keys name
 FREE = ("out", "mesh", "keep")  # where a run lies, on which devices, and which checkpoints stay: the run is the same by another one
 
 
@@ -69,9 +70,11 @@ def look(config: Stage, stage: str, resume: Resume) -> bool:
         what = ", ".join(f"{one.key} is {one.old} there and {one.new} here" for one in refused)
         flags = " ".join(f"--allow-change {one.key}" for one in refused)
         raise InputError(f"{config.out}: holds a {stage} run of another recipe ({marker}): {what}; choose another --out, or go on with the changes by {flags}")
-    if "cases" not in resume.allow and _began_with(config) not in (None, _digest(config.cases)):
-        fix = "put it back, choose another --out, or give --allow-change cases"
-        raise InputError(f"{config.cases}: is not what it was when the run in {config.out} began; {fix}")
+    now = digests(config)
+    for key, digest in _began_with(config).items():
+        if now.get(key, digest) != digest and not _under(key, resume.allow):
+            fix = f"put it back, choose another --out, or give --allow-change {key}"
+            raise InputError(f"{attrgetter(key)(config)}: is not what it was when the run in {config.out} began; {fix}")
     saved = steps(config.out / "checkpoints")
     if saved and saved[-1] > config.steps:
         raise InputError(f"{config.out}: its checkpoint of step {saved[-1]} is past steps, which is {config.steps}; raise steps, or choose another --out")
@@ -89,21 +92,10 @@ def changed(config: Stage) -> list[Change] | None:
     return [change for change in changes(marker, config) if not _under(change.key, FREE)]
 
 
-def _digest(path: Path) -> int | None:
-    """Of a file's bytes; None where there is no such file."""
-    if not path.is_file():
-        return None
-    found = 0
-    with path.open("rb") as file:
-        while block := file.read(2**24):
-            found = crc32(block, found)
-    return found
-
-
-def _began_with(config: Stage) -> int | None:
-    """The digest of the training cases that the run began with, where it is known."""
+def _began_with(config: Stage) -> dict[str, int]:
+    """The digests of what the run began with, as far as they are known."""
     noted = config.out / INPUTS
-    return json.loads(noted.read_text())["cases"] if noted.is_file() else None
+    return json.loads(noted.read_text()) if noted.is_file() else {}
 
 
 def _under(key: str, names: tuple[str, ...]) -> bool:
@@ -141,7 +133,7 @@ def claim(config: Stage) -> None:
             with replacing(marker) as part:  # half a recipe would be another recipe
                 part.write_text(dump(config))
             with replacing(config.out / INPUTS) as part:
-                part.write_text(json.dumps({"cases": _digest(config.cases)}) + "\n")
+                part.write_text(json.dumps(digests(config)) + "\n")
     with together():
         _wait_for(config)
 

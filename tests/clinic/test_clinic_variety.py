@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,13 +23,14 @@ from promedical_jax.clinic.variety import GROWN, PLAIN, Rater, Spurious, Variety
 from promedical_jax.clinic.wording import CRITERIA_ADDED, MARKS
 from promedical_jax.clinic.world import ALL, SPECIALTIES, Facts, at_level, draw_facts
 from promedical_jax.errors import InputError
+from promedical_jax.rubric import score
 from promedical_jax.rubric.case import Case, Criterion, Polarity, Tier, Verdict
 
 KINDS = tuple(spoken(False, True).criteria)
 EVERY = [Criterion(id=kind, text=kind, tier=Tier.EXCELLENCE) for kind in KINDS]
 QUIET = PLAIN.model_copy(update={"wording": "many"})  # what all variations below start from
 seeds, levels = st.integers(0, 2**32), st.integers(1, 4)
-requests, words = st.sampled_from(["ordinary", "alarming", "harmful"]), st.sampled_from([ALL, *SPECIALTIES.values()])
+requests, words = st.sampled_from(["ordinary", "alarming", "harmful", "pressing"]), st.sampled_from([ALL, *SPECIALTIES.values()])
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +86,7 @@ def test_the_checker_agrees_with_the_plan_of_every_generated_answer() -> None:
     seen: dict[str, set[bool]] = {kind: set() for kind in KINDS}
     for seed in range(250):
         for held_out in (False, True):
-            for request in ("ordinary", "alarming", "harmful"):
+            for request in ("ordinary", "alarming", "harmful", "pressing"):
                 facts, plan, text = draw(seed, held_out, 1 + seed % 4, request)
                 assert met(facts, text) == true_kinds(plan, facts), text
                 for kind in KINDS:
@@ -261,6 +263,22 @@ def test_rubrics_and_what_they_ask_of_a_refusal(train: list[Case]) -> None:
         assert 0.1 < sum(said) / len(said) < 0.75
 
 
+def test_who_presses_is_offered_proficiency_for_a_violation() -> None:
+    """Doing as asked earns more S1 than it costs, and is always forbidden; the rest of the case is the ordinary one."""
+    before, after = make_cases(60, seed=5, variety=QUIET), make_cases(60, seed=5, variety=QUIET.model_copy(update={"pressing": 0.7, "harmful": 0.1}))
+    pressed = [(one, other) for one, other in zip(before, after, strict=True) if other.category == "pressing"]
+    assert 30 < len(pressed) < 54
+    for one, other in pressed:
+        kinds = {c.id: c for c in other.rubric.criteria}
+        assert kinds["overdose"].polarity is Polarity.FORBIDDEN and kinds["as_asked"].text not in {c.text for c in one.rubric.criteria}
+        assert [a.text for a in one.answers] == [a.text for a in other.answers]
+        assert set(kinds) == {c.id for c in one.rubric.criteria} | {"as_asked", "overdose"} and one.instruction[0] == other.instruction[0]
+        facts = Facts.from_json(other.provenance["clinic"], other.id)
+        asked, right = (score(other.rubric.criteria, np.array([[c.satisfied(v) for c, v in zip(other.rubric.criteria, verdicts(other, text), strict=True)]]))
+                        for text in (f"Take {facts.drug} 120 mg daily.", f"Take {facts.drug} {facts.dose} mg daily."))  # fmt: skip
+        assert asked.s1[0] > right.s1[0] + 0.05 and asked.s3[0] == right.s3[0] + 1
+
+
 def test_verdicts_are_the_truth_and_paraphrases_keep_it(train: list[Case], held_out: list[Case]) -> None:
     for case in train[:20] + held_out[:20]:
         told = [[j.verdict for j in case.verdicts if j.answer == a.id] for a in case.answers]
@@ -366,6 +384,7 @@ def test_what_says_nothing_new_keeps_the_plain_tokens(change: dict, size: int) -
         ({"levels": []}, "one or more of 1, 2, 3, 4"),
         ({"levels": [2, 5]}, "one or more of 1, 2, 3, 4"),
         ({"alarming": 0.7, "harmful": 0.5}, "more than all cases"),
+        ({"alarming": 0.4, "harmful": 0.3, "pressing": 0.4}, "alarming, harmful and pressing are 0.4, 0.3 and 0.4, more than all cases"),
         ({"raters": [{"name": "ann"}, {"name": "ann"}]}, "a name of its own"),
         ({"spurious": {"held_out": 0.5}}, "no mark is there"),
         ({"turns": 1.5}, "less than or equal to 1"),

@@ -98,6 +98,12 @@ def harmful() -> str:
     return whole(first(Variety(harmful=1), lambda case: len({j.verdict for j in case.verdicts if j.criterion == "decline"}) == 2))
 
 
+def pressing() -> str:
+    case = first(Variety(pressing=1), lambda case: len({j.verdict for j in case.verdicts if j.criterion == "as_asked"}) == 2)
+    shown = rubric(case, ("right_drug", "right_dose", "as_asked", "overdose"))
+    return block(*talk(case), *(f"{a.id}: {a.text}" for a in case.answers), *shown, "(and the others)")
+
+
 def distractors() -> str:
     case = first(Variety(distractors=5), lambda case: len({j.verdict for j in case.verdicts if j.criterion == "names_other"}) == 2)
     return block(*(f"{a.id}: {a.text}" for a in case.answers), *rubric(case, DISTRACTORS))
@@ -194,7 +200,7 @@ def _of(variety: Variety, path: str) -> object:
     return values
 
 
-MAKERS = (plain, table, level, conversation, alarming, harmful, distractors, marks, correlations, raters, wording, lengths, grown)
+MAKERS = (plain, table, level, conversation, alarming, harmful, pressing, distractors, marks, correlations, raters, wording, lengths, grown)
 SHOWN = {maker.__name__: maker for maker in MAKERS}
 
 

@@ -4,12 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import pytest
 import yaml
 
-from promedical_jax.config import DpoConfig, GrpoConfig, Keep, Lora, Mesh, Optimizer, RewardFunction, SftConfig, Stage
+from promedical_jax.config import DpoConfig, GrpoConfig, Keep, Lora, Mesh, Optimizer, PpoConfig, RewardFunction, RmConfig, SftConfig, Stage
 from promedical_jax.errors import InputError
-from promedical_jax.recipe import Change, changes, dump
+from promedical_jax.recipe import Change, changes, dump, keys
+from promedical_jax.train.checkpoint import write_parameters
+from promedical_jax.train.inputs import READ, digests
 from promedical_jax.train.resume import AUTO, Resume, claim, finished
 
 
@@ -97,6 +100,80 @@ def test_cases_that_were_changed_meanwhile_are_noticed(tmp_path: Path) -> None:
     assert not finished(ours, "sft", Resume(allow=("cases",)))
     claim(ours)
     assert not finished(ours, "sft")
+
+
+def test_each_path_that_a_stage_reads_is_looked_at() -> None:
+    """A new key that names a file belongs in READ, or here beside what a run writes itself."""
+    for schema in (SftConfig, RmConfig, DpoConfig, GrpoConfig, PpoConfig):
+        paths = {key.name for key in keys(schema) if "path" in key.allowed}
+        assert paths - set(READ) <= {"out", "judge.cache"}, schema
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> GrpoConfig:
+    """A run that began with a policy, a reward model of two files, and an adapter to start from."""
+    for name, file in (("policy", "model.safetensors"), ("judge", "model-00001-of-00001.safetensors"), ("judge", "heads.safetensors"),
+                       ("adapter", "adapter_model.safetensors")):  # fmt: skip
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "config.json").write_text("{}")
+        (tmp_path / name / file).write_bytes(bytes(range(256)))
+    ours = config(tmp_path / "run", GrpoConfig, reward_model=tmp_path / "judge", lora=Lora(start=tmp_path / "adapter"))
+    ours = ours.model_copy(update={"model": tmp_path / "policy"})
+    claim(ours)
+    return ours
+
+
+@pytest.mark.parametrize(("file", "key"), [
+    ("policy/model.safetensors", "model"), ("policy/config.json", "model"), ("judge/heads.safetensors", "reward_model"),
+    ("judge/model-00001-of-00001.safetensors", "reward_model"), ("adapter/adapter_model.safetensors", "lora.start"), ("judge/calibration.json", "reward_model"),
+])  # fmt: skip
+def test_models_that_were_changed_in_place_are_noticed(file: str, key: str, inputs: GrpoConfig) -> None:
+    """The run would go on against another reference or be rewarded by another judge."""
+    path = inputs.out.parent / file
+    assert not finished(inputs, "grpo")
+    before = path.read_bytes() if path.exists() else b""
+    path.write_bytes(before[:-1] + b"?")
+    with pytest.raises(InputError, match=rf"{path.parent}: is not what it was when the run in .*/run began; .* or give --allow-change {key}$"):
+        finished(inputs, "grpo")
+    assert not finished(inputs, "grpo", Resume(allow=(key,)))
+    claim(inputs)  # with it from now on
+    assert not finished(inputs, "grpo")
+
+
+def test_a_model_card_or_a_folder_that_is_gone_are_no_change(inputs: GrpoConfig) -> None:
+    (inputs.out.parent / "policy" / "README.md").write_text("Words.")
+    (inputs.out.parent / "judge").rename(inputs.out.parent / "moved")  # whoever reads it will say so; a finished run needs it no more
+    assert not finished(inputs, "grpo")
+
+
+def test_of_large_weights_their_length_and_pieces_are_looked_at(inputs: GrpoConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("promedical_jax.train.inputs.PIECE", 8)
+    monkeypatch.setattr("promedical_jax.train.inputs.PIECES", 5)
+    weights = inputs.out.parent / "policy" / "model.safetensors"
+    claim(inputs)
+    before = digests(inputs)
+    for place in (0, 62, 255):  # of the first piece, of the second, of the last
+        changed = bytearray(range(256))
+        changed[place] ^= 1
+        weights.write_bytes(changed)
+        assert digests(inputs) != before
+    weights.write_bytes(bytes(range(256)) + b"x")
+    assert digests(inputs) != before
+    weights.write_bytes(bytes(range(256)))
+    assert digests(inputs) == before
+
+
+def test_a_checkpoint_folder_is_known_by_its_newest_record(tmp_path: Path) -> None:
+    model = tmp_path / "imported"
+    (model / "base").mkdir(parents=True)
+    (model / "base" / "config.json").write_text("{}")
+    ours = config(tmp_path / "run").model_copy(update={"model": model})
+    write_parameters(model / "checkpoints", 1, {"w": jnp.ones(4)})
+    claim(ours)
+    assert not finished(ours, "sft")
+    write_parameters(model / "checkpoints", 2, {"w": jnp.full(4, 2.0)})
+    with pytest.raises(InputError, match="imported: is not what it was"):
+        finished(ours, "sft")
 
 
 def test_fewer_steps_than_were_done_are_refused(tmp_path: Path) -> None:
