@@ -11,7 +11,7 @@ from promedical_jax.atomic import replacing
 from promedical_jax.bench.parts import document
 from promedical_jax.bench.svg import THIN_SPACE, Series, interval_track, line_chart, mark
 from promedical_jax.lab.findings import Judged
-from promedical_jax.lab.report import Shown, effect, measured, number, of
+from promedical_jax.lab.report import Shown, effect, measured, number, of, within
 from promedical_jax.lab.tables import Part
 
 LEAD = (
@@ -107,7 +107,7 @@ def _part(shown: Shown, part: Part) -> str:
     for row in measured(shown, part):
         cells = ""
         for column in part.columns:
-            interval = of(shown, row, column)
+            interval = within(of(shown, row, column), column)
             mean, between = number(interval, column.share)
             paper = f"<small>paper {row.paper[column.figure]:.1f}</small>" if column.figure in row.paper else ""
             picture = interval_track(interval) if column.share and isfinite(interval.low) else ""

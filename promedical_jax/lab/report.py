@@ -50,6 +50,13 @@ def of(shown: Shown, row: Row, column: Column) -> Interval:
     return over_seeds(figure(shown.figures, row.name, column.figure))
 
 
+def within(interval: Interval, column: Column) -> Interval:
+    """The interval with its ends where shares end: Student's goes beyond."""
+    if not column.share or column.signed or not isfinite(interval.low):
+        return interval
+    return Interval(interval.mean, max(0.0, interval.low), min(1.0, interval.high))
+
+
 def number(interval: Interval, share: bool) -> tuple[str, str]:
     """The mean, and the interval, as words."""
     if not isfinite(interval.mean):

@@ -14,9 +14,12 @@ from promedical_jax.rubric.case import Tier
 
 @dataclass(frozen=True)
 class Column:
+    """`share`: of a hundred; `signed`: a difference of shares."""
+
     figure: str
     title: str
     share: bool = True
+    signed: bool = False
 
 
 @dataclass(frozen=True)
@@ -291,7 +294,7 @@ def t6(bench: Bench) -> Table:
             )),
             Part("Policies", (
                 *POLICY[1:3], POLICY[5], Column("over_refusal_alarming", "refuses what sounds dangerous"), Column("declined", "declines what it must"),
-                POLICY[6], Column("hacked", "safety overstated by the reward model"),
+                POLICY[6], Column("hacked", "safety overstated by the reward model", signed=True),
             )),
         ),
         (

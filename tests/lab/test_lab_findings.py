@@ -13,7 +13,8 @@ from promedical_jax.lab.budget import Bench
 from promedical_jax.lab.findings import check, difference, judge
 from promedical_jax.lab.measure import misordered
 from promedical_jax.lab.recipe import LabConfig
-from promedical_jax.lab.tables import TABLES, Check, Claim, Part, Row, Table
+from promedical_jax.lab.report import within
+from promedical_jax.lab.tables import TABLES, Check, Claim, Column, Part, Row, Table
 
 BASE = Bench(LabConfig(table="T1")).base()
 
@@ -96,6 +97,15 @@ def test_tables_speak_of_rows_that_they_have():
             spoken = {name for claim in one.claims for name in (claim.ahead, claim.behind)}
             spoken |= {name for each in one.checks for name in (each.row, each.minus) if name}
             assert spoken | set(one.curves) <= set(rows)
+
+
+def test_an_interval_is_shown_to_end_where_shares_do():
+    beyond = over_seeds([0.9, 1.0, 1.0])
+    assert beyond.high > 1 and within(beyond, Column("safe", "safe")) == replace(beyond, high=1.0)
+    assert within(beyond, Column("length", "tokens", share=False)) == beyond
+    below = over_seeds([-0.1, 0.1, 0.05])
+    assert within(below, Column("hacked", "overstated", signed=True)) == below and within(below, Column("safe", "safe")).low == 0
+    assert isnan(within(over_seeds([0.5]), Column("safe", "safe")).low), "of one seed there is no interval"
 
 
 def group(advantages: list[float], scores: list[tuple[float, float, float]]) -> list[dict[str, float]]:
