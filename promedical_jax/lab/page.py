@@ -78,7 +78,7 @@ def _claim(one: Judged, shown: Shown) -> str:
     sign = "+" if one.difference.interval.mean >= 0 else ""
     paper = f"<b>{one.claim.paper[0] - one.claim.paper[1]:+.1f}</b>".replace("-", "\u2212") if one.claim.paper else "–"
     least = f"; claimed: more than {100 * one.claim.least:+.1f}".replace("-", "\u2212") if one.claim.least else ""
-    said = f"{shown.table.name}: {escape(one.claim.ahead)}, {escape(one.claim.behind)}{least}"
+    said = f"{shown.table.name}: {escape(one.claim.ahead)}, against {escape(one.claim.behind)}{least}"
     if one.claim.ahead == one.claim.behind:
         said = f"{shown.table.name}: {escape(one.claim.ahead)}{least}"
     below = f"{between}{effect(one)}".strip(", ")
@@ -150,7 +150,7 @@ def _checks(shown: Shown) -> str:
         return ""
     rows = "".join(
         f"<li>{mark(one.passed, 'passed' if one.passed else 'failed')}{escape(one.check.says[:1].upper() + one.check.says[1:])}: "
-        f"{_minus(f'{one.value:.3g}')}{_bounds(one.check.low, one.check.high)}</li>"
+        f"{_minus(f'{one.value:,.0f}' if abs(one.value) >= 1000 else f'{one.value:.3g}')}{_bounds(one.check.low, one.check.high)}</li>"
         for one in shown.checks
     )
     return f'<h3>Is our own code sound?</h3><p>These hold of any sound implementation; a fault in ours would show here.</p><ul class="checks card">{rows}</ul>'
