@@ -44,6 +44,8 @@ def test_the_counts_are_right() -> None:
     counts = [len(verdicts), *(verdicts.count(one) for one in ("reproduced", "contradicted", "undecided"))]
     found = re.search(r"Of (\d+) claims (\d+) are reproduced, (\d+) contradicted, (\d+) undecided", text)
     assert found and list(map(int, found.groups())) == counts
+    readme = re.search(r"of (\d+) claims (\d+) reproduced, one contradicted", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert readme and [*map(int, readme.groups()), 1] == counts[:3]
 
 
 def test_the_readmes_policies_are_those_of_the_table() -> None:
