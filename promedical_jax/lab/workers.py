@@ -12,6 +12,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from threading import Thread
 from typing import NamedTuple, Self
 
 from promedical_jax.errors import InputError
@@ -96,10 +97,19 @@ def cores() -> list[int]:
 
 
 def _settle(shares: "multiprocessing.Queue[list[int]]") -> None:
-    """A worker's first act, before JAX counts the cores: it keeps to its share of them, where the system can hold it to that."""
+    """A worker's first acts, before JAX counts the cores: it keeps to its share of them, where the system can hold it to that, and ends with its laboratory,
+    however that ends: what is trained on would meet the next laboratory's in the same folder."""
+    Thread(target=_end_with_the_laboratory, daemon=True).start()
     mine = shares.get()
     if mine and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, mine)
+
+
+def _end_with_the_laboratory() -> None:
+    laboratory = multiprocessing.parent_process()
+    assert laboratory
+    laboratory.join()
+    os._exit(1)
 
 
 def _make(one: Experiment, seed: int, out: Path) -> str | None:

@@ -2,6 +2,10 @@
 
 import json
 import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -134,6 +138,33 @@ def test_two_do_not_work_in_one_folder(lab: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(InputError, match="another laboratory is at work there"):
             run(LabConfig(table="T1", budget="smoke", out=lab, render=True))
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="sees a process's children in /proc")
+def test_workers_end_with_a_laboratory_that_is_killed(tmp_path: Path) -> None:
+    """Else they would train on, into the folders of the laboratory that is started after it."""
+    command = [sys.executable, "-m", "promedical_jax.cli", "lab", "T1", "--budget", "smoke", "--out", str(tmp_path / "lab"), "--processes", "2"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as laboratory:
+        until(lambda: list(tmp_path.glob("lab/seed0/*/log.txt")))  # a worker is at work
+        workers = [int(pid) for file in Path(f"/proc/{laboratory.pid}/task").glob("*/children") for pid in file.read_text().split()]
+        assert workers and any(map(runs, workers))
+        laboratory.kill()
+    until(lambda: not any(map(runs, workers)))
+
+
+def runs(pid: int) -> bool:
+    """Whether the process is there and has not ended; its state stands behind its name, in brackets."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def until(happened: Callable[[], object], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.1)
 
 
 @pytest.mark.slow
