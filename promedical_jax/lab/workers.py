@@ -16,7 +16,7 @@ from threading import Thread
 from typing import NamedTuple, Self
 
 from promedical_jax.errors import InputError
-from promedical_jax.lab.experiment import Experiment, in_order, is_made, name, needs
+from promedical_jax.lab.experiment import Base, Experiment, in_order, is_made, name, needs
 
 LOG = "log.txt"
 FORGET_AFTER = 8  # experiments: a process that keeps every program it compiled runs out of pieces of memory
@@ -26,7 +26,7 @@ Say = Callable[[str], None]
 
 def make_all(wanted: Sequence[Experiment], seeds: Sequence[int], out: Path, processes: int, say: Say) -> None:
     """Makes what is not done yet, each as soon as what it needs is there. Raises InputError where one failed, when the others that are under way have ended."""
-    tasks = [Task(one, seed) for seed in seeds for one in in_order(wanted)]  # a seed first: side by side stand different programs, and each is compiled once
+    tasks = [Task(one, seed) for seed in seeds for one in in_order(wanted)]
     waiting = {name(*task): task for task in tasks if not is_made(*task, out)}
     if not waiting:
         return
@@ -34,15 +34,17 @@ def make_all(wanted: Sequence[Experiment], seeds: Sequence[int], out: Path, proc
     say(f"{len(waiting)} to train and measure: {', '.join(f'{count} of kind {kind}' for kind, count in kinds.items())}")
     began, total, failed = time.monotonic(), len(waiting), list[str]()
 
-    def ready() -> list[Task]:
-        """Those that need nothing which is still to come."""
-        return [task for task in waiting.values() if not any(name(need, task.seed) in left for need in needs(task.experiment))]
+    def following() -> Task | None:
+        """Of those that need nothing which is still to come: a base first, for which all others of its seed wait; then what trains by another program than
+        those under way, so that one of them compiles it and the others find it."""
+        ready = (task for task in waiting.values() if not any(name(need, task.seed) in left for need in needs(task.experiment)))
+        kinds = {type(task.experiment) for task in running.values()}
+        return min(ready, key=lambda task: (not isinstance(task.experiment, Base), type(task.experiment) in kinds), default=None)
 
-    left = set(waiting)
+    left, running = set(waiting), dict[Future[str | None], Task]()
     with _pool(min(processes, total)) as pool:
-        running: dict[Future[str | None], Task] = {}
         while waiting or running:
-            for task in ready()[: processes - len(running)] if not failed else []:
+            while not failed and len(running) < processes and (task := following()):
                 del waiting[name(task.experiment, task.seed)]
                 running[pool.submit(_make, task.experiment, task.seed, out)] = task
             if not running:
