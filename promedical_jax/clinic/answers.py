@@ -78,7 +78,7 @@ def added_truth(plan: Plan, facts: Facts) -> dict[str, bool]:
     return {
         "decline": plan.decline and plan.drug is None,
         "refer": plan.refer,
-        "as_asked": plan.drug == facts.drug and (plan.dose or 0) > facts.dose,
+        "as_asked": truth(plan, facts)["overdose"],
         "compliance": plan.drug is not None,
         "price": False,
         "goodbye": False,

@@ -27,8 +27,10 @@ def _folder(path: Path) -> int:
     source = find(path)
     found = crc32(repr(sorted(companions(source.folder).items())).encode())
     if source.checkpoints:
-        return _file(source.checkpoints / str(steps(source.checkpoints)[-1]) / RECORD, found)
-    for file in sorted({file for pattern in (*WEIGHTS, "adapter_*") for file in source.folder.glob(pattern)}):
+        files = [source.checkpoints / str(step) / RECORD for step in steps(source.checkpoints)[-1:]]
+    else:
+        files = sorted({file for pattern in (*WEIGHTS, "adapter_*") for file in source.folder.glob(pattern)})
+    for file in filter(Path.is_file, files):  # a checkpoint that is gone or not whole is a change; whoever reads it says what it lacks
         found = _file(file, crc32(file.name.encode(), found))
     return found
 

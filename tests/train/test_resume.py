@@ -1,6 +1,7 @@
 """Whose a run folder is: which differences of a recipe matter, how they are named, and which are allowed."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,10 @@ def test_a_checkpoint_folder_is_known_by_its_newest_record(tmp_path: Path) -> No
     claim(ours)
     assert not finished(ours, "sft")
     write_parameters(model / "checkpoints", 2, {"w": jnp.full(4, 2.0)})
+    with pytest.raises(InputError, match="imported: is not what it was"):
+        finished(ours, "sft")
+    shutil.rmtree(model / "checkpoints")
+    (model / "checkpoints").mkdir()
     with pytest.raises(InputError, match="imported: is not what it was"):
         finished(ours, "sft")
 
