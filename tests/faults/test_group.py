@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 import yaml
 from faulty import assert_equal, prepare, recipe, record, run, state_of
+from watching import children, until
 
 from promedical_jax import cluster
 from promedical_jax.config import Mesh
@@ -48,21 +48,6 @@ def ended(process: subprocess.Popen) -> tuple[int, str]:
     finally:
         process.kill()
     return process.returncode, out + error
-
-
-def children(process: subprocess.Popen) -> list[int]:
-    """The processes of the run, in their order."""
-    path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    return sorted(int(pid) for pid in path.read_text().split())
-
-
-def wait_for(condition: Any, seconds: float = TIMEOUT) -> float:
-    """How long it took."""
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < seconds, "it did not come about"
-        time.sleep(0.02)
-    return time.monotonic() - began
 
 
 def losses(out: Path) -> np.ndarray:
@@ -133,7 +118,7 @@ def test_a_launcher_that_is_told_to_stop_passes_it_on(tmp_path: Path) -> None:
     (tmp_path / "plan").write_text("WAIT WAIT\n")
     environment = os.environ | {"PLACE": str(tmp_path), "PROMEDICAL": str(tmp_path / "promedical")}
     process = subprocess.Popen([LAUNCHER, "sft", "a.yaml", tmp_path / "run"], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    wait_for(lambda: len(list(tmp_path.glob("waiting-*"))) == 2, 60)
+    until(lambda: len(list(tmp_path.glob("waiting-*"))) == 2, 60)
     process.send_signal(signal.SIGTERM)
     assert ended(process)[0] == 75 and len(list(tmp_path.glob("start-*"))) == 2
 
@@ -179,10 +164,10 @@ def test_a_killed_process_ends_the_other_and_the_launcher_brings_both_back(victi
         code, said = ended(launch(whole, 2))
         assert code == 0, said[-4000:]
     process = launch(killed, 2)
-    wait_for(lambda: (killed.out / "checkpoints" / "8").exists())
+    until(lambda: (killed.out / "checkpoints" / "8").exists(), TIMEOUT)
     pids = children(process)
     os.kill(pids[victim], signal.SIGKILL)
-    seconds = wait_for(lambda: not Path(f"/proc/{pids[1 - victim]}").exists(), 60)
+    seconds = until(lambda: not Path(f"/proc/{pids[1 - victim]}").exists(), 60)
     code, said = ended(process)
     assert code == 0, said[-4000:]
     assert re.search(r"local\.sh: ended with code (137|75|134); starting again, with the checkpoint of step \d+", said), said[-4000:]
@@ -198,7 +183,7 @@ def test_one_process_that_is_told_to_stop_stops_both_after_the_same_step(root: P
     code, said = ended(launch(whole, 2))
     assert code == 0, said[-4000:]
     process = launch(told, 2, "--restarts", "0")
-    wait_for(lambda: (told.out / "metrics.jsonl").exists() and len((told.out / "metrics.jsonl").read_text().splitlines()) > 3)
+    until(lambda: (told.out / "metrics.jsonl").exists() and len((told.out / "metrics.jsonl").read_text().splitlines()) > 3, TIMEOUT)
     os.kill(children(process)[1], signal.SIGTERM)
     code, said = ended(process)
     assert code == 0 and said.count(f"stopped: {told.out}: told to stop, and stopped after step") == 2, said[-4000:]

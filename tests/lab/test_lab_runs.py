@@ -4,11 +4,10 @@ import json
 import re
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from watching import children, until
 
 from promedical_jax.cli import main
 from promedical_jax.errors import InputError
@@ -145,11 +144,11 @@ def test_workers_end_with_a_laboratory_that_is_killed(tmp_path: Path) -> None:
     """Else they would train on, into the folders of the laboratory that is started after it."""
     command = [sys.executable, "-m", "promedical_jax.cli", "lab", "T1", "--budget", "smoke", "--out", str(tmp_path / "lab"), "--processes", "2"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as laboratory:
-        until(lambda: list(tmp_path.glob("lab/seed0/*/log.txt")))  # a worker is at work
-        workers = [int(pid) for file in Path(f"/proc/{laboratory.pid}/task").glob("*/children") for pid in file.read_text().split()]
+        until(lambda: list(tmp_path.glob("lab/seed0/*/log.txt")), 60)  # a worker is at work
+        workers = children(laboratory)
         assert workers and any(map(runs, workers))
         laboratory.kill()
-    until(lambda: not any(map(runs, workers)))
+    until(lambda: not any(map(runs, workers)), 60)
 
 
 def runs(pid: int) -> bool:
@@ -158,13 +157,6 @@ def runs(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
-
-
-def until(happened: Callable[[], object], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.1)
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,6 +12,7 @@ import httpx2
 import jax
 from folders import save_policy, save_reward_model
 from tiny import CONFIG, policy, reward_params
+from watching import until
 
 from promedical_jax.clinic import build_tokenizer
 from promedical_jax.model.sharding import make_mesh
@@ -65,11 +65,3 @@ def hosted(folder: Path, **changed: Any) -> Iterator[Hosted]:
         yield made
     finally:
         made.end()
-
-
-def until(holds: Any, seconds: float = 30.0) -> None:
-    """Waits until something holds; fails if it never does."""
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "it never came to that"
-        time.sleep(0.01)

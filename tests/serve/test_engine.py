@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hosted import until
 from tiny import CONFIG, close, policy
+from watching import until
 
 from promedical_jax.model import decode, draw, transformer
 from promedical_jax.model.sharding import make_mesh, shardings

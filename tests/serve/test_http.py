@@ -11,9 +11,10 @@ import httpx2
 import numpy as np
 import openai
 import pytest
-from hosted import Hosted, hosted, until
+from hosted import Hosted, hosted
 from openai import OpenAI
 from pydantic import BaseModel, ConfigDict, Field
+from watching import until
 
 from promedical_jax.clinic import build_tokenizer
 from promedical_jax.reward import open_judge

@@ -15,8 +15,9 @@ import httpx2
 import jax
 import openai
 import pytest
-from hosted import Hosted, hosted, until
+from hosted import Hosted, hosted
 from openai import OpenAI
+from watching import until
 
 KEY = "a-secret-of-ours"
 ASKED = {"model": "tiny", "messages": [{"role": "user", "content": "What should I take?"}], "max_tokens": 12, "seed": 1}
